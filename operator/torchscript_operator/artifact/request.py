@@ -1,0 +1,162 @@
+"""What the operator asks of a worker. Holds no secret: credentials reach the worker by environment variables alone.
+
+A request travels as JSON in one environment variable of the container, so that a Job says by itself what it does.
+"""
+
+from typing import Annotated, Literal, Union
+
+from pydantic import Field
+
+from torchscript_operator.artifact import digest
+from torchscript_operator.artifact.contract import Document
+
+EXPORT_VARIABLE = "TSM_EXPORT_REQUEST"
+"""Environment variable that carries an ExportRequest."""
+SERVE_VARIABLE = "TSM_SERVE_REQUEST"
+"""Environment variable that carries a ServeRequest."""
+TERMINATION_LOG_VARIABLE = "TSM_TERMINATION_LOG"
+"""Environment variable that moves the termination message; Kubernetes' own default is /dev/termination-log."""
+HUB_TOKEN_VARIABLE = "HF_TOKEN"
+"""Environment variable with the Hugging Face token, as huggingface_hub itself reads it."""
+SOURCE_CREDENTIALS_PREFIX = "TSM_SOURCE_"
+"""Prefix before AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN for the source's S3."""
+ARTIFACT_CREDENTIALS_PREFIX = "TSM_ARTIFACT_"
+"""The same for the artifact store. Without these variables boto3's own chain is used (IRSA, Pod Identity)."""
+SCRATCH_PATH = "/var/lib/torchscript"
+"""Writable emptyDir of every worker container: downloads, traces, caches."""
+SOURCE_MOUNT = "/mnt/source"
+"""Where a source volume is mounted, read only."""
+ARTIFACT_MOUNT = "/mnt/artifacts"
+"""Where an artifact volume is mounted; read only in serving pods."""
+SERVE_PORT = 8080
+"""Where a serving pod answers HTTP."""
+SAMPLES_MOUNT = "/mnt/samples"
+"""Where the ConfigMap with sample texts is mounted."""
+
+
+class HuggingFaceSource(Document):
+    """A repository on the Hugging Face Hub or on a mirror that speaks its API."""
+
+    kind: Literal["HuggingFace"] = "HuggingFace"
+    repository: str
+    revision: str = "main"
+    endpoint: str | None = None
+
+
+class S3Source(Document):
+    """A model folder below an S3 prefix."""
+
+    kind: Literal["S3"] = "S3"
+    uri: str
+    """s3://bucket/prefix"""
+    endpoint: str | None = None
+    region: str | None = None
+
+
+class FolderSource(Document):
+    """A model folder on a mounted volume (or, without a cluster, on this machine)."""
+
+    kind: Literal["Folder"] = "Folder"
+    path: str
+    """Absolute path inside the worker."""
+
+
+Source = Annotated[Union[HuggingFaceSource, S3Source, FolderSource], Field(discriminator="kind")]
+
+
+class Shape(Document):
+    """A bucket of input sizes: compile, parity, padding and warm-up follow it."""
+
+    batch: int = Field(ge=1)
+    sequence: int = Field(ge=1)
+
+    @property
+    def name(self) -> str:
+        """Short form for file names and figures, such as b8-s128."""
+        return f"b{self.batch}-s{self.sequence}"
+
+
+class Samples(Document):
+    """The user's own texts that parity is measured on, beside built-in and synthetic inputs."""
+
+    texts: tuple[str, ...] = ()
+    path: str | None = None
+    """Absolute path of a UTF-8 text file with one text a line."""
+
+
+class Tolerances(Document):
+    """Bounds of the parity gate; decimal strings, since Kubernetes API objects hold no floats."""
+
+    absolute_tolerance: str
+    relative_tolerance: str
+    minimum_cosine_similarity: str
+    minimum_agreement: str
+    policy: Literal["Enforce", "Warn"] = "Enforce"
+
+
+class StoreLocation(Document):
+    """The place below which artifacts lie, each under its key."""
+
+    uri: str
+    """s3://bucket/prefix or file:///absolute/path"""
+    endpoint: str | None = None
+    region: str | None = None
+
+
+class Compilation(Document):
+    """How the model is compiled."""
+
+    compiler: Literal["torchscript", "neuron", "neuronx"] = "torchscript"
+    arguments: tuple[str, ...] = ()
+    precision: Literal["float32", "bfloat16", "int8", "auto"] = "float32"
+
+
+class ExportRequest(Document):
+    """All that an export depends on, but for the source's content and the worker's versions."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    """namespace/name of the TorchScriptModel, for logs only: not part of the artifact's key."""
+    target: str
+    """The target's name, for logs only."""
+    source: Source
+    task: str
+    shapes: tuple[Shape, ...] = Field(min_length=1)
+    samples: Samples = Samples()
+    parity: Tolerances
+    store: StoreLocation
+    compilation: Compilation = Compilation()
+    worker_image: str = ""
+    """The worker image's reference, by digest where the user pinned it."""
+
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of the request: the Job's identity, known before the source is read."""
+        return digest.of_value(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+class Batching(Document):
+    """How a pod gathers waiting requests into one forward pass."""
+
+    maximum_batch_size: int = Field(default=32, ge=1, le=1024)
+    """Texts in one forward pass; more of them queue."""
+    maximum_delay_milliseconds: int = Field(default=0, ge=0, le=1000)
+    """How long an idle pod waits for company; 0 computes at once and gathers only what arrives meanwhile."""
+
+
+class ServeRequest(Document):
+    """What a serving pod loads and how it answers."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    """namespace/name of the TorchScriptModel."""
+    target: str
+    artifact: StoreLocation
+    """Where this one artifact lies: its uri ends in the artifact's key."""
+    digest: str
+    """sha256:<hex> of the manifest that the operator saw proven; nothing else is ever loaded."""
+    batching: Batching = Batching()
+
+    @property
+    def name(self) -> str:
+        """The model's name in URLs: the custom resource's name."""
+        return self.model.rpartition("/")[2]
