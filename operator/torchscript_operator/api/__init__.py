@@ -1,0 +1,1 @@
+"""The TorchScriptModel API: types, conditions, and the CRD that is generated from them."""

@@ -24,14 +24,16 @@ ARTIFACT_CREDENTIALS_PREFIX = "TSM_ARTIFACT_"
 """The same for the artifact store. Without these variables boto3's own chain is used (IRSA, Pod Identity)."""
 SCRATCH_PATH = "/var/lib/torchscript"
 """Writable emptyDir of every worker container: downloads, traces, caches."""
+SCRATCH_VARIABLE = "TSM_SCRATCH_PATH"
+"""Environment variable that moves SCRATCH_PATH, for workers outside of a pod."""
 SOURCE_MOUNT = "/mnt/source"
 """Where a source volume is mounted, read only."""
 ARTIFACT_MOUNT = "/mnt/artifacts"
 """Where an artifact volume is mounted; read only in serving pods."""
 SERVE_PORT = 8080
 """Where a serving pod answers HTTP."""
-SAMPLES_MOUNT = "/mnt/samples"
-"""Where the ConfigMap with sample texts is mounted."""
+SAMPLES_VARIABLE = "TSM_SAMPLES"
+"""Environment variable with sample texts, one a line, that the operator takes from a ConfigMap without reading it."""
 
 
 class HuggingFaceSource(Document):
@@ -82,6 +84,8 @@ class Samples(Document):
     texts: tuple[str, ...] = ()
     path: str | None = None
     """Absolute path of a UTF-8 text file with one text a line."""
+    reference: str | None = None
+    """Name of a ConfigMap and its key; the texts themselves are in the environment."""
 
 
 class Tolerances(Document):

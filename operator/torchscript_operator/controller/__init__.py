@@ -1,0 +1,1 @@
+"""The operator: watches TorchScriptModels and their children, and makes the cluster match."""

@@ -1,0 +1,1 @@
+"""The serving pod: loads one proven artifact and answers requests with it."""

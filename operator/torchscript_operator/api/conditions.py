@@ -1,0 +1,58 @@
+"""Condition types and reasons, and how a list of conditions changes from one reconcile to the next."""
+
+from collections.abc import Iterable
+
+from torchscript_operator.api.v1alpha1.status import Condition
+
+READY = "Ready"
+"""Every served target has a proven artifact answering requests; without serving, every target is proven."""
+SOURCE_RESOLVED = "SourceResolved"
+"""The source was found, read and identified."""
+COMPILED = "Compiled"
+"""Every target of the present spec has an artifact."""
+PARITY_VERIFIED = "ParityVerified"
+"""Every artifact of the present spec computes what eager computes, within the tolerances."""
+AVAILABLE = "Available"
+"""Every Deployment has all its pods Ready."""
+RECONCILING = "Reconciling"
+"""kstatus: work is under way."""
+STALLED = "Stalled"
+"""kstatus: nothing more happens until somebody changes something."""
+
+ALL = (READY, SOURCE_RESOLVED, COMPILED, PARITY_VERIFIED, AVAILABLE, RECONCILING, STALLED)
+
+# Reasons that are no failure class of a worker; those are in artifact/failures.py.
+SUCCEEDED = "Succeeded"
+EXPORTING = "Exporting"
+PENDING = "Pending"
+ROLLING_OUT = "RollingOut"
+SERVING = "Serving"
+NOT_SERVED = "NotServed"
+SUSPENDED = "Suspended"
+INVALID_SPEC = "InvalidSpec"
+REJECTED = "ChildRejected"
+NO_ARTIFACT_STORE = "NoArtifactStore"
+NAME_CONFLICT = "NameConflict"
+UNSCHEDULABLE = "Unschedulable"
+IMAGE_PULL_FAILED = "ImagePullFailed"
+CONFIGURATION_MISSING = "ConfigurationMissing"
+START_FAILED = "StartFailed"
+POD_REJECTED = "PodRejected"
+EVICTED = "Evicted"
+DEADLINE_EXCEEDED = "DeadlineExceeded"
+ROLLED_BACK = "RolledBack"
+PODS_NOT_READY = "PodsNotReady"
+WARNED = "ParityFailedButAllowed"
+
+
+def transition(previous: Iterable[Condition], wanted: Iterable[Condition]) -> tuple[Condition, ...]:
+    """Keep the old transition time of a condition whose status did not change, as the API conventions ask."""
+    before = {condition.type: condition for condition in previous}
+
+    def settle(condition: Condition) -> Condition:
+        old = before.get(condition.type)
+        if old is None or old.status != condition.status:
+            return condition
+        return condition.model_copy(update={"last_transition_time": old.last_transition_time})
+
+    return tuple(settle(condition) for condition in wanted)

@@ -1,0 +1,373 @@
+"""What a user writes. Fields that a later release acts on are here already, and refused with a message until then."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from torchscript_operator.api.v1alpha1.base import (
+    ApiModel,
+    DnsLabel,
+    DnsSubdomain,
+    Quantity,
+    S3Uri,
+    Share,
+    Tolerance,
+    Url,
+    opaque,
+    rule,
+    rules,
+    unavailable,
+)
+
+Task = Literal[
+    "feature-extraction",
+    "fill-mask",
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "multiple-choice",
+    "text2text-generation",
+]
+Compiler = Literal["torchscript", "neuron", "neuronx"]
+Precision = Literal["float32", "bfloat16", "int8", "auto"]
+
+
+class SecretReference(ApiModel):
+    """A Secret in the model's namespace."""
+
+    name: DnsSubdomain
+    """Name of a Secret with the keys AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, where needed, AWS_SESSION_TOKEN."""
+
+
+class SecretKey(ApiModel):
+    """One key of a Secret in the model's namespace."""
+
+    name: DnsSubdomain
+    """Name of the Secret."""
+    key: Annotated[str, Field(max_length=253, min_length=1)]
+    """Key in the Secret."""
+
+
+class HuggingFaceSource(ApiModel):
+    """A repository on the Hugging Face Hub, or on a mirror that speaks its API."""
+
+    repository: Annotated[str, Field(max_length=200, pattern=r"^[\w.-]+(/[\w.-]+)?$")]
+    """Repository id, such as sentence-transformers/all-MiniLM-L6-v2."""
+    revision: Annotated[str, Field(max_length=200, min_length=1)] = "main"
+    """Branch, tag or commit. Name a commit to make the model reproducible; the status records what it resolved to."""
+    endpoint: Url | None = None
+    """Base URL of a mirror; the public Hub when absent."""
+    token_secret: SecretKey | None = None
+    """Access token for private and gated repositories."""
+
+
+class S3Source(ApiModel):
+    """A model folder (config.json, tokenizer.json, model.safetensors) below an S3 prefix."""
+
+    uri: S3Uri
+    """s3://bucket/prefix of the folder."""
+    endpoint: Url | None = None
+    """URL of an S3-compatible server; AWS when absent."""
+    region: Annotated[str, Field(max_length=64)] | None = None
+    """AWS region of the bucket."""
+    credentials_secret: SecretReference | None = None
+    """Credentials that may read; without it the worker's own identity is used (IRSA, Pod Identity)."""
+
+
+class VolumeSource(ApiModel):
+    """A model folder on a volume."""
+
+    claim_name: DnsSubdomain
+    """PersistentVolumeClaim in the model's namespace, mounted read-only."""
+    path: Annotated[str, Field(max_length=1024, pattern=r"^[^/].*$|^$")] = ""
+    """Folder inside the volume, relative to its root."""
+
+
+class Source(ApiModel):
+    """Where the model comes from: exactly one of the three."""
+
+    model_config = rules(
+        rule(
+            "[has(self.huggingFace), has(self.s3), has(self.persistentVolumeClaim)].filter(given, given).size() == 1",
+            "spec.source takes exactly one of huggingFace, s3 and persistentVolumeClaim",
+        ),
+        rule(
+            "!has(self.persistentVolumeClaim) || !self.persistentVolumeClaim.path.contains('..')",
+            "spec.source.persistentVolumeClaim.path must not contain '..'",
+        ),
+    )
+
+    hugging_face: HuggingFaceSource | None = None
+    s3: S3Source | None = None
+    persistent_volume_claim: VolumeSource | None = None
+
+
+class Shape(ApiModel):
+    """A bucket of input sizes that is compiled, proven, padded to and warmed up."""
+
+    batch: Annotated[int, Field(ge=1, le=1024)]
+    """Texts in one forward pass."""
+    sequence: Annotated[int, Field(ge=1, le=32768)]
+    """Tokens in each text, padding included."""
+
+
+class ConfigMapKey(ApiModel):
+    """One key of a ConfigMap in the model's namespace."""
+
+    name: DnsSubdomain
+    """Name of the ConfigMap."""
+    key: Annotated[str, Field(max_length=253, min_length=1)]
+    """Key whose value holds one text a line, at most 100 KiB."""
+
+
+class Samples(ApiModel):
+    """Texts of the user's own that parity is measured on, beside built-in sentences and synthetic inputs."""
+
+    model_config = rules(
+        rule("has(self.texts) != has(self.configMap)", "spec.inputs.samples takes exactly one of texts and configMap")
+    )
+
+    texts: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] | None, Field(min_length=1, max_length=64)
+    ] = None
+    """The texts themselves."""
+    config_map: ConfigMapKey | None = None
+    """A ConfigMap that holds the texts. A change of its name starts an export, a change of its content does not."""
+
+
+class Inputs(ApiModel):
+    """What the model is compiled for and proven on."""
+
+    shapes: Annotated[tuple[Shape, ...], Field(min_length=1, max_length=16)] = (
+        Shape(batch=1, sequence=128),
+        Shape(batch=8, sequence=128),
+    )
+    """Buckets; the largest sequence bounds what the server takes."""
+    samples: Samples | None = None
+    """The user's own texts."""
+
+
+class Parity(ApiModel):
+    """The gate: how far compiled outputs may lie from eager ones."""
+
+    absolute_tolerance: Tolerance = "1e-4"
+    """Largest absolute difference of an element where eager's value is zero; fused float32 kernels stay below 1e-5."""
+    relative_tolerance: Tolerance = "1e-4"
+    """Allowed difference in proportion to eager's value, added to the absolute tolerance."""
+    minimum_cosine_similarity: Share = "0.999"
+    """Smallest cosine similarity between a compiled and an eager row."""
+    minimum_agreement: Share = "1"
+    """Smallest share of rows whose best-scored class is the same, for tasks with classes."""
+    policy: Literal["Enforce", "Warn"] = "Enforce"
+    """Enforce: an artifact that fails is never served. Warn: it is served, and ParityVerified says False."""
+
+
+class ArtifactVolume(ApiModel):
+    """A volume as the artifact store."""
+
+    claim_name: DnsSubdomain
+    """PersistentVolumeClaim in the model's namespace; several nodes need ReadWriteMany."""
+    path: Annotated[str, Field(max_length=1024, pattern=r"^[^/].*$|^$")] = ""
+    """Folder inside the volume, relative to its root."""
+
+
+class Artifact(ApiModel):
+    """Where artifacts are stored; the chart's default store when absent."""
+
+    model_config = rules(
+        rule(
+            "has(self.uri) != has(self.persistentVolumeClaim)",
+            "spec.artifact takes exactly one of uri and persistentVolumeClaim",
+        ),
+        rule(
+            "has(self.uri) || !(has(self.endpoint) || has(self.region) || has(self.credentialsSecret))",
+            "spec.artifact.endpoint, region and credentialsSecret go with uri",
+        ),
+        rule(
+            "!has(self.persistentVolumeClaim) || !self.persistentVolumeClaim.path.contains('..')",
+            "spec.artifact.persistentVolumeClaim.path must not contain '..'",
+        ),
+        rule(
+            "self.deletionPolicy == 'Retain'",
+            "deletionPolicy Delete is not available in this release; use Retain and remove artifacts by hand",
+        ),
+    )
+
+    uri: S3Uri | None = None
+    """s3://bucket/prefix below which every artifact lies under its key."""
+    endpoint: Url | None = None
+    """URL of an S3-compatible server; AWS when absent."""
+    region: Annotated[str, Field(max_length=64)] | None = None
+    """AWS region of the bucket."""
+    credentials_secret: SecretReference | None = None
+    """Credentials that may read and write; without it the worker's own identity is used (IRSA, Pod Identity)."""
+    persistent_volume_claim: ArtifactVolume | None = None
+    """A volume in place of S3."""
+    deletion_policy: Literal["Retain", "Delete"] = "Retain"
+    """What becomes of artifacts when the model is deleted."""
+
+
+class Toleration(ApiModel):
+    """As in a pod."""
+
+    key: Annotated[str, Field(max_length=316)] | None = None
+    operator: Literal["Exists", "Equal"] | None = None
+    value: Annotated[str, Field(max_length=63)] | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: int | None = None
+
+
+class Resources(ApiModel):
+    """As in a container."""
+
+    requests: dict[str, Quantity] = Field(default_factory=dict, max_length=16)
+    """What the scheduler reserves."""
+    limits: dict[str, Quantity] = Field(default_factory=dict, max_length=16)
+    """What the container may use at most; over its memory it is killed."""
+
+
+NodeSelector = Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=16)]
+Tolerations = Annotated[tuple[Toleration, ...], Field(max_length=16)]
+Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^\S+$")]
+
+
+class JobTemplate(ApiModel):
+    """How and where a target's export runs; the chart's values give the defaults per compiler."""
+
+    node_selector: NodeSelector | None = None
+    """Labels a node must have. Given, it replaces the compiler's default."""
+    tolerations: Tolerations | None = None
+    """Taints the Job accepts. Given, they replace the compiler's default."""
+    affinity: Annotated[dict[str, Any] | None, opaque("Affinity as in a pod.")] = None
+    resources: Resources | None = None
+    """Given, they replace the compiler's default."""
+    image: Image | None = None
+    """Worker image. Part of the artifact's key: pin it by digest."""
+    active_deadline_seconds: Annotated[int, Field(ge=60, le=604800)] | None = None
+    """Seconds after which an export is stopped, retries included."""
+    backoff_limit: Annotated[int, Field(ge=0, le=10)] | None = None
+    """Retries after failures that can pass by themselves; the others are never retried."""
+
+
+class Verify(ApiModel):
+    """Where parity is checked, when not by the Job that compiled."""
+
+    node_selector: NodeSelector | None = None
+    """Labels a node must have."""
+    tolerations: Tolerations | None = None
+    """Taints the Job accepts."""
+    affinity: Annotated[dict[str, Any] | None, opaque("Affinity as in a pod.")] = None
+    resources: Resources | None = None
+    """Resources of the Job's container."""
+
+
+class Target(ApiModel):
+    """One compiled form of the model."""
+
+    model_config = rules(
+        rule(
+            "self.compiler == 'torchscript'",
+            "compilers neuron and neuronx are not available in this release; use torchscript",
+        ),
+        rule(
+            "self.precision == 'float32'",
+            "precisions bfloat16, int8 and auto are not available in this release; use float32",
+        ),
+        rule(
+            "!has(self.compilerArguments) || self.compiler != 'torchscript'",
+            "compilerArguments go with neuron and neuronx; torch.jit.trace takes none",
+        ),
+        unavailable("verify", "parity is checked by the Job that compiles"),
+    )
+
+    name: Annotated[str, Field(max_length=20, min_length=1, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    """Unique within the model; part of child objects' names."""
+    compiler: Compiler = "torchscript"
+    """torchscript: any CPU. neuron: inf1. neuronx: inf2 and trn1."""
+    precision: Precision = "float32"
+    """auto: the fastest measured precision that passes parity."""
+    compiler_arguments: Annotated[
+        tuple[Annotated[str, Field(max_length=256)], ...] | None, Field(min_length=1, max_length=32)
+    ] = None
+    """Arguments for the Neuron compiler."""
+    job: JobTemplate = JobTemplate()
+    """The export Job."""
+    verify: Verify | None = None
+    """Given: compile where the job says, verify on these nodes."""
+
+
+class Batching(ApiModel):
+    """How a pod gathers waiting requests into one forward pass."""
+
+    maximum_batch_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Texts in one forward pass."""
+    maximum_delay_milliseconds: Annotated[int, Field(ge=0, le=1000)] = 0
+    """How long an idle pod waits for company; 0 gathers only what arrives while it computes."""
+
+
+class Autoscaling(ApiModel):
+    """A HorizontalPodAutoscaler per Deployment."""
+
+    min_replicas: Annotated[int, Field(ge=1)] = 1
+    max_replicas: Annotated[int, Field(ge=1)]
+    metrics: Annotated[
+        tuple[Annotated[dict[str, Any], opaque("MetricSpec as in autoscaling/v2.")], ...], Field(max_length=8)
+    ] = ()
+
+
+class Serving(ApiModel):
+    """The inference Deployments, one a served target, behind one Service."""
+
+    model_config = rules(unavailable("autoscaling", "set replicas, or scale by the scale subresource"))
+
+    targets: Annotated[tuple[DnsLabel, ...] | None, Field(max_length=8)] = None
+    """Names of the targets to serve: all when absent, none when empty."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Pods of each Deployment."""
+    autoscaling: Autoscaling | None = None
+    """In place of replicas."""
+    resources: Resources | None = None
+    """Given, they replace the compiler's default. The CPU limit sets the number of threads."""
+    node_selector: NodeSelector | None = None
+    """Labels a node must have. Given, it replaces the compiler's default."""
+    tolerations: Tolerations | None = None
+    """Taints the pods accept. Given, they replace the compiler's default."""
+    image: Image | None = None
+    """Image of the pods; the one that exported the artifact when absent."""
+    batching: Batching = Batching()
+    """Batching of requests."""
+    progress_deadline_seconds: Annotated[int, Field(ge=30, le=86400)] = 600
+    """Seconds a rollout may take; then the last good artifact is put back."""
+
+
+class TorchScriptModelSpec(ApiModel):
+    """The wanted state of a model."""
+
+    model_config = rules(
+        rule(
+            "!has(self.serving.targets)"
+            " || self.serving.targets.all(name, self.targets.exists(target, target.name == name))",
+            "spec.serving.targets names a target that spec.targets does not have",
+        ),
+        rule(
+            "self.task == 'feature-extraction'",
+            "this release exports the task feature-extraction only",
+        ),
+    )
+
+    source: Source
+    """Where the model comes from."""
+    task: Task
+    """Transformers' name of the task; the model must have the head for it."""
+    inputs: Inputs = Inputs()
+    """Shapes and samples."""
+    parity: Parity = Parity()
+    """The gate between an export and a rollout."""
+    artifact: Artifact | None = None
+    """Where artifacts are stored."""
+    targets: Annotated[tuple[Target, ...], Field(min_length=1, max_length=8)] = (Target(name="cpu"),)
+    """What the model is compiled for."""
+    serving: Serving = Serving()
+    """How proven artifacts are served."""
+    suspend: bool = False
+    """Start no new export and no new rollout; what runs goes on."""

@@ -1,0 +1,168 @@
+"""What the operator reports. Numbers that are not integers are strings."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from torchscript_operator.api.v1alpha1.base import StatusModel, map_by
+
+TargetState = Literal["Pending", "Exporting", "Proven", "Failed", "Suspended"]
+
+
+class Condition(StatusModel):
+    """metav1.Condition."""
+
+    type: Annotated[str, Field(max_length=316)]
+    status: Literal["True", "False", "Unknown"]
+    observed_generation: int | None = None
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    reason: Annotated[str, Field(max_length=1024, min_length=1)]
+    message: Annotated[str, Field(max_length=32768)]
+
+
+class StoreStatus(StatusModel):
+    """How to reach the store that an artifact lies in; kept so that a changed spec.artifact leaves serving alone."""
+
+    endpoint: str | None = None
+    region: str | None = None
+    credentials_secret: str | None = None
+    """Name of the Secret."""
+    claim_name: str | None = None
+    """PersistentVolumeClaim, for artifacts on a volume."""
+
+
+class ArtifactStatus(StatusModel):
+    """A stored artifact."""
+
+    uri: str
+    """Where it lies: the store, then the key."""
+    store: StoreStatus = StoreStatus()
+    digest: str
+    """sha256:<hex> of its manifest, which holds the digest of every file."""
+    size_bytes: int
+    """All files together."""
+
+
+class OutputParityStatus(StatusModel):
+    """Compiled against eager for one output at one shape."""
+
+    output: str
+    shape: str
+    rows: int
+    """Rows compared."""
+    maximum_absolute_difference: str
+    maximum_relative_difference: str
+    minimum_cosine_similarity: str
+    agreement: str | None = None
+    """Share of rows with the same best-scored class."""
+    non_finite: int = 0
+    """NaN and infinite values."""
+    passed: bool
+
+
+class ParityStatus(StatusModel):
+    """The parity of an artifact."""
+
+    verdict: Literal["Passed", "Failed"]
+    report: str | None = None
+    """URI of the report."""
+    outputs: Annotated[tuple[OutputParityStatus, ...], Field(max_length=64)] = ()
+    """Figures, the worst first."""
+    omitted: int = 0
+    """Figures left out for want of room; the report has them."""
+
+
+class FailureStatus(StatusModel):
+    """The last failure and what to do about it."""
+
+    attempt: str | None = None
+    """The attempt that failed; another attempt starts when the spec or the annotation torchscript.dev/retry changes."""
+    stage: str
+    """Where it failed: schedule, start, resolve, load, trace, parity, upload, replay, rollout, …"""
+    reason: str
+    message: str
+    exit_code: int | None = None
+    log_tail: Annotated[str | None, Field(max_length=4096)] = None
+    """End of the container's log, when it left no report of its own."""
+    time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class TargetStatus(StatusModel):
+    """A target: its newest proven artifact, and the attempt under way or failed."""
+
+    name: str
+    state: TargetState
+    """Of the attempt that the present spec asks for."""
+    job: str | None = None
+    """Job of the present attempt."""
+    attempt: str | None = None
+    """The attempt that made the artifact below."""
+    request: str | None = None
+    """Digest of the request that made it: the present spec asks for the same when this does not change."""
+    key: str | None = None
+    """Content address of the artifact."""
+    artifact: ArtifactStatus | None = None
+    source_revision: str | None = None
+    """Commit, or digest of the source's files, that was exported."""
+    precision: str | None = None
+    parity: ParityStatus | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    """torch, transformers, compiler and the like."""
+    worker_image: str | None = None
+    """Image that made the artifact, and that serves it."""
+    last_failure: FailureStatus | None = None
+
+
+class ServedArtifact(StatusModel):
+    """What a Deployment runs, all that is needed to put it back."""
+
+    artifact: ArtifactStatus
+    worker_image: str
+
+
+class ServingTargetStatus(StatusModel):
+    """A Deployment."""
+
+    name: str
+    """The target."""
+    deployment: str
+    active: ServedArtifact | None = None
+    """Last artifact that all pods were Ready with."""
+    rolling_to: str | None = None
+    """Digest that pods are being replaced for."""
+    failed_digest: str | None = None
+    """Digest whose pods did not become Ready; not tried again until the spec or torchscript.dev/retry changes."""
+    failed_attempt: str | None = None
+    """The attempt that failed_digest came from."""
+    replicas: int = 0
+    ready_replicas: int = 0
+    last_failure: FailureStatus | None = None
+
+
+class ServingStatus(StatusModel):
+    """What answers requests."""
+
+    url: str | None = None
+    """Base URL inside the cluster."""
+    replicas: int = 0
+    """Pods of all Deployments."""
+    ready_replicas: int = 0
+    selector: str | None = None
+    """Label selector of the pods, for the scale subresource."""
+    targets: Annotated[tuple[ServingTargetStatus, ...], map_by("name")] = ()
+
+
+class TorchScriptModelStatus(StatusModel):
+    """The seen state of a model."""
+
+    observed_generation: int | None = None
+    """The generation of the spec that all of this is about."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        map_by("type"),
+    ] = ()
+    targets: Annotated[
+        tuple[TargetStatus, ...],
+        map_by("name"),
+    ] = ()
+    serving: ServingStatus | None = None

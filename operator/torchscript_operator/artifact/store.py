@@ -1,0 +1,141 @@
+"""Where artifacts lie: publishing one so that it is whole or absent, and fetching one so that nothing else is read."""
+
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from pydantic import ValidationError
+
+from torchscript_operator.artifact import digest as digests
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.manifest import MANIFEST_NAME, Manifest
+from torchscript_operator.artifact.outcome import ArtifactReference
+from torchscript_operator.artifact.request import StoreLocation
+from torchscript_operator.artifact.store_errors import ARTIFACT_REASONS, SOURCE_REASONS, StoreReasons
+from torchscript_operator.artifact.store_folder import FolderStore
+from torchscript_operator.artifact.store_s3 import Credentials, S3Store
+
+__all__ = [
+    "ARTIFACT_REASONS",
+    "SOURCE_REASONS",
+    "Credentials",
+    "FolderStore",
+    "S3Store",
+    "Store",
+    "StoreReasons",
+    "fetch",
+    "find_complete",
+    "open_store",
+    "publish",
+]
+
+
+class Store(Protocol):
+    """Files at paths below one place. Every method raises WorkerError, and nothing else."""
+
+    uri: str
+    """The place, without credentials and without a slash at the end."""
+
+    def read_bytes(self, path: str) -> bytes:
+        """A small file's content."""
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a small file; readers see the old one or the new one."""
+
+    def upload(self, path: str, file: Path) -> None:
+        """Store a file at a path that holds its SHA-256; does nothing where one of the same size lies already."""
+
+    def download(self, path: str, to: Path, sha256: str | None = None) -> str:
+        """Fetch a file whole or not at all, verify its SHA-256 while it streams, and return that."""
+
+    def size(self, path: str) -> int | None:
+        """Size in bytes, None where there is nothing."""
+
+    def exists(self, path: str) -> bool:
+        """Whether a file lies there."""
+
+    def list_files(self) -> dict[str, int]:
+        """Path to size in bytes, of everything below the place."""
+
+
+def open_store(
+    location: StoreLocation, credentials: Credentials | None = None, reasons: StoreReasons = ARTIFACT_REASONS
+) -> Store:
+    """The store at a location; nothing is read or written yet. WorkerError INVALID_REQUEST for another scheme."""
+    parts = urlsplit(location.uri)
+    if parts.scheme == "s3" and parts.netloc:
+        return S3Store(location, credentials, reasons)
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return FolderStore(Path(unquote(parts.path)), reasons)
+    message = f"{location.uri!r} is neither s3://bucket/prefix nor file:///absolute/path."
+    raise WorkerError(FailureReason.INVALID_REQUEST, message)
+
+
+def publish(store: Store, manifest: Manifest, files: Path) -> ArtifactReference:
+    """Upload an artifact's files, then its manifest by digest, then the manifest that marks the key as complete.
+
+    `files` is a folder with every file of the manifest by its plain name. Interrupted anywhere, it can be run again,
+    and any number of processes may publish one key at a time.
+    """
+    encoded = manifest.encode()
+    sha256 = digests.of_bytes(encoded)
+    for entry in manifest.files:
+        store.upload(f"{manifest.key}/{entry.path}", files / entry.name)
+    store.write_bytes(f"{manifest.key}/{sha256}/{MANIFEST_NAME}", encoded)
+    store.write_bytes(f"{manifest.key}/{MANIFEST_NAME}", encoded)
+    return _reference(store, manifest, sha256)
+
+
+def find_complete(store: Store, key: str) -> tuple[Manifest, ArtifactReference] | None:
+    """The artifact of a key when its manifest can be read and every file is there at its size; else None.
+
+    Contents are not read: whoever loads the artifact verifies them by `fetch`.
+    """
+    try:
+        encoded = store.read_bytes(f"{key}/{MANIFEST_NAME}")
+        manifest = Manifest.model_validate_json(encoded)
+    except ValidationError:
+        return None
+    except WorkerError as error:
+        if error.reason is FailureReason.ARTIFACT_NOT_FOUND:
+            return None
+        raise
+    sha256 = digests.of_bytes(encoded)
+    if manifest.key != key or store.size(f"{key}/{sha256}/{MANIFEST_NAME}") != len(encoded):
+        return None
+    if any(store.size(f"{key}/{entry.path}") != entry.size_bytes for entry in manifest.files):
+        return None
+    return manifest, _reference(store, manifest, sha256)
+
+
+def fetch(store: Store, digest: str, to: Path) -> Manifest:
+    """Download the artifact whose manifest has this digest (sha256:<hex>) into a folder, every byte verified.
+
+    The store's uri ends in the artifact's key. Files that lie in the folder already and verify are kept, so that a
+    restarted container does not download again. WorkerError ARTIFACT_NOT_FOUND or DIGEST_MISMATCH.
+    """
+    sha256 = digest.removeprefix(digests.PREFIX)
+    encoded = store.read_bytes(f"{sha256}/{MANIFEST_NAME}")
+    found = digests.of_bytes(encoded)
+    if found != sha256:
+        message = f"{store.uri}/{sha256}/{MANIFEST_NAME} has SHA-256 {found} instead of {sha256}."
+        raise WorkerError(FailureReason.DIGEST_MISMATCH, message)
+    try:
+        manifest = Manifest.model_validate_json(encoded)
+    except ValidationError as error:
+        message = f"{store.uri} holds a manifest that this worker cannot read ({error.error_count()} errors)."
+        raise WorkerError(FailureReason.INVALID_REQUEST, message) from error
+    for entry in manifest.files:
+        target = to / Path(entry.name).name
+        if not (target.is_file() and digests.of_file(target) == entry.sha256):
+            store.download(entry.path, target, entry.sha256)
+    (to / MANIFEST_NAME).write_bytes(encoded)
+    return manifest
+
+
+def _reference(store: Store, manifest: Manifest, sha256: str) -> ArtifactReference:
+    return ArtifactReference(
+        uri=f"{store.uri}/{manifest.key}",
+        digest=f"{digests.PREFIX}{sha256}",
+        size_bytes=sum(entry.size_bytes for entry in manifest.files),
+    )

@@ -1,0 +1,38 @@
+"""`python -m torchscript_operator.controller`: the operator, as its image runs it."""
+
+import asyncio
+import logging
+import os
+import sys
+
+from pydantic import ValidationError
+
+from torchscript_operator import __version__
+from torchscript_operator.artifact import logs
+from torchscript_operator.controller import app, health, settings
+
+PORT_VARIABLE = "TSM_HEALTH_PORT"
+"""Environment variable that moves health and metrics to another port."""
+
+
+def main() -> int:
+    """Read the settings, run, and say in one line why it ended badly."""
+    logs.configure({"operator": __version__}, os.environ)
+    try:
+        chosen = settings.load()
+    except (KeyError, OSError, ValidationError, ValueError) as error:
+        logging.getLogger(__name__).error("the settings file (%s) is bad: %s", settings.PATH_VARIABLE, error)  # noqa: TRY400 -- one line, no trace
+        return 2
+    logging.getLogger("torchscript_operator").setLevel(chosen.log_level)
+    # kopf writes two lines for each event, with all of its settings in each.
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    try:
+        asyncio.run(app.run(chosen, int(os.environ.get(PORT_VARIABLE, health.PORT))))
+    except app.MissingResourceError as error:
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- one line, no trace
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

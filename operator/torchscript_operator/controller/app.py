@@ -1,0 +1,96 @@
+"""The operator's process: connection, queue, watcher, full looks, health. It ends when any of them ends."""
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from http import HTTPStatus
+
+import kopf
+
+from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
+from torchscript_operator.controller import handlers, health, metrics
+from torchscript_operator.controller.cluster import ApiError, Cluster, connect
+from torchscript_operator.controller.queue import Key, Queue
+from torchscript_operator.controller.reconcile import Reconciler
+from torchscript_operator.controller.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 10.0
+"""Time to the next full look after one that failed."""
+JITTER = 0.1
+"""Share by which the time between full looks varies."""
+
+
+class MissingResourceError(Exception):
+    """The CRD is not installed, or the operator may not read it."""
+
+
+async def full_look(cluster: Cluster, queue: Queue, settings: Settings) -> None:
+    """Queue every model: what events have missed, this finds. Raises ApiError."""
+    count = 0
+    for namespace in settings.watch_namespaces or (None,):
+        for body in await cluster.list(API_VERSION, PLURAL, namespace):
+            queue.add(Key(body["metadata"]["namespace"], body["metadata"]["name"]))
+            count += 1
+    metrics.MODELS.set(count)
+    metrics.LAST_RESYNC.set(time.time())
+
+
+async def resync(cluster: Cluster, queue: Queue, settings: Settings, state: health.Health) -> None:
+    """Look at everything at the start and then every so often, for ever."""
+    while True:
+        try:
+            await full_look(cluster, queue, settings)
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND and not state.started:
+                # kopf would wait silently for a resource that is not there.
+                msg = f"the resource {PLURAL}.{API_VERSION} does not exist: install the CRD, then start the operator"
+                raise MissingResourceError(msg) from error
+            logger.warning("the full look failed: %s", error)
+            await asyncio.sleep(RETRY_SECONDS)
+            continue
+        state.resynced()
+        spread = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 -- spreads load, hides nothing
+        await asyncio.sleep(settings.resync_seconds * spread)
+
+
+async def watch(listener: handlers.Listener, settings: Settings) -> None:
+    """Run kopf's watchers until they end."""
+    registry = kopf.OperatorRegistry()
+    handlers.register(registry, listener)
+    kopf_settings = kopf.OperatorSettings()
+    handlers.configure(kopf_settings)
+    await kopf.operator(
+        registry=registry,
+        settings=kopf_settings,
+        standalone=True,
+        clusterwide=not settings.watch_namespaces,
+        namespaces=list(settings.watch_namespaces),
+    )
+
+
+async def run(settings: Settings, port: int = health.PORT) -> None:
+    """Run until SIGTERM or SIGINT. Raises what ended a part before its time, MissingResourceError among them."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with connect() as cluster:
+        queue = Queue(Reconciler(cluster, settings), settings.workers)
+        state = health.Health(queue.oldest_seconds, settings.resync_seconds)
+        async with health.serve(state, port):
+            parts = {
+                asyncio.create_task(queue.run(), name="queue"),
+                asyncio.create_task(resync(cluster, queue, settings, state), name="resync"),
+                asyncio.create_task(watch(handlers.Listener(queue), settings), name="watch"),
+                asyncio.create_task(stop.wait(), name="stop"),
+            }
+            done, pending = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        task.result()
+        logger.info("the operator ends since its part %r ended", task.get_name())

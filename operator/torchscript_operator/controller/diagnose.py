@@ -1,0 +1,193 @@
+"""Why a pod does not get on, in words for the person who wrote the model. All pure.
+
+Each check looks at one thing and returns None where it has nothing to say; the first finding wins.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from torchscript_operator.api import conditions
+from torchscript_operator.artifact.failures import CLASSES, FailureReason, reason_of_exit_code
+from torchscript_operator.artifact.outcome import ExportOutcome, ServeOutcome
+from torchscript_operator.controller.model import Json
+from torchscript_operator.controller.observed import condition
+
+PULL_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+)
+CONFIGURATION_REASONS = frozenset({"CreateContainerConfigError"})
+START_REASONS = frozenset({"CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun"})
+LOG_TAIL_CHARACTERS = 2048
+"""The kubelet gives at most this much log in place of a termination message."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong."""
+
+    stage: str
+    reason: str
+    message: str
+    exit_code: int | None = None
+    log_tail: str | None = None
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Paths in the spec that a scheduling constraint came from, for messages."""
+
+    selector: str
+    tolerations: str
+    resources: str
+    image: str
+    claims: str
+
+
+JOB_FIELDS = Fields(
+    selector="spec.targets[].job.nodeSelector or affinity",
+    tolerations="spec.targets[].job.tolerations",
+    resources="spec.targets[].job.resources",
+    image="spec.targets[].job.image",
+    claims="spec.source.persistentVolumeClaim or spec.artifact.persistentVolumeClaim",
+)
+SERVING_FIELDS = Fields(
+    selector="spec.serving.nodeSelector",
+    tolerations="spec.serving.tolerations",
+    resources="spec.serving.resources",
+    image="spec.serving.image",
+    claims="spec.artifact.persistentVolumeClaim",
+)
+
+
+def _statuses(pod: Json) -> list[Json]:
+    return pod.get("status", {}).get("containerStatuses") or []
+
+
+def _named(values: Json | None) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted((values or {}).items()))
+
+
+def unschedulable(pod: Json, fields: Fields) -> Finding | None:
+    """The scheduler found no node: its own words, and which of our constraints they are about."""
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled is None or scheduled["status"] != "False" or scheduled.get("reason") == "SchedulingGated":
+        return None
+    said: str = scheduled.get("message", "no node fits")
+    spec = pod["spec"]
+    asked = spec["containers"][0].get("resources", {}).get("requests")
+    causes = []
+    if "node affinity/selector" in said or "node selector" in said:
+        causes.append(f"{fields.selector} asks for {_named(spec.get('nodeSelector')) or 'an affinity'}")
+    if "Insufficient" in said:
+        causes.append(f"{fields.resources} asks for {_named(asked)}")
+    if "taint" in said:
+        causes.append(f"{fields.tolerations} does not accept the taints named")
+    if "persistentvolumeclaim" in said.lower():
+        causes.append(f"{fields.claims} cannot be mounted")
+    because = f" Constraint: {'; '.join(causes)}." if causes else ""
+    return Finding("schedule", conditions.UNSCHEDULABLE, f"{said.rstrip('.')}.{because}")
+
+
+def waiting(pod: Json, fields: Fields) -> Finding | None:
+    """The container cannot be started: image, configuration or command."""
+    for status in _statuses(pod):
+        state = status.get("state", {}).get("waiting")
+        if not state:
+            continue
+        reason, said = state.get("reason", ""), state.get("message", "")
+        if reason in PULL_REASONS:
+            advice = f"Check {fields.image}, the operator's image settings and the pull secrets."
+            said = f"The image {status['image']} cannot be pulled: {said or reason}."
+            return Finding("start", conditions.IMAGE_PULL_FAILED, f"{said} {advice}")
+        if reason in CONFIGURATION_REASONS:
+            advice = "Create it in the model's namespace, or correct the reference in the spec."
+            return Finding("start", conditions.CONFIGURATION_MISSING, f"{said.capitalize()}. {advice}")
+        if reason in START_REASONS:
+            return Finding("start", conditions.START_FAILED, f"The container did not start: {said or reason}.")
+    return None
+
+
+def _reported(text: str) -> ExportOutcome | ServeOutcome | None:
+    for kind in (ExportOutcome, ServeOutcome):
+        try:
+            return kind.model_validate_json(text)
+        except ValidationError:
+            continue
+    return None
+
+
+def ended(state: Json) -> Finding:
+    """A container that ended badly: its own report, or what its exit code and the kubelet say."""
+    code = state["exitCode"]
+    text = state.get("message") or ""
+    report = _reported(text)
+    if report is not None and report.failure is not None:
+        failure = report.failure
+        return Finding(failure.stage, failure.reason.value, failure.message, code)
+    reason = FailureReason.OUT_OF_MEMORY if state.get("reason") == "OOMKilled" else reason_of_exit_code(code)
+    known = CLASSES[reason]
+    what = "was killed for want of memory" if reason is FailureReason.OUT_OF_MEMORY else f"ended with exit code {code}"
+    tail = text[-LOG_TAIL_CHARACTERS:] or None
+    return Finding("run", reason.value, f"The container {what} and left no report. {known.advice}", code, tail)
+
+
+def terminated(pod: Json, _fields: Fields) -> Finding | None:
+    """The container ended with an error, now or before its present restart."""
+    for status in _statuses(pod):
+        for state in (status.get("state", {}), status.get("lastState", {})):
+            ending = state.get("terminated")
+            if ending and ending["exitCode"] != 0:
+                return ended(ending)
+    return None
+
+
+def evicted(pod: Json, _fields: Fields) -> Finding | None:
+    """The kubelet or the node's end stopped the pod."""
+    status = pod.get("status", {})
+    if status.get("reason") in {"Evicted", "NodeLost", "Preempting", "NodeShutdown", "Terminated"}:
+        return Finding(
+            "run", conditions.EVICTED, f"The pod was stopped by its node: {status.get('message', '')}".strip()
+        )
+    return None
+
+
+CHECKS: tuple[Callable[[Json, Fields], Finding | None], ...] = (unschedulable, waiting, terminated, evicted)
+"""In the order of a pod's life."""
+
+
+def pod_trouble(pod: Json, fields: Fields) -> Finding | None:
+    """The first thing that is wrong with a pod."""
+    return next((finding for check in CHECKS if (finding := check(pod, fields)) is not None), None)
+
+
+def no_pod(job: Json, events: tuple[Json, ...]) -> Finding | None:
+    """A Job whose pod the API server refused: quota, Pod Security, a missing ServiceAccount."""
+    uid = job["metadata"]["uid"]
+    said = [event.get("message", "") for event in events if event.get("involvedObject", {}).get("uid") == uid]
+    if not said:
+        return None
+    return Finding("schedule", conditions.POD_REJECTED, f"The Job's pod was refused: {said[-1].rstrip('.')}.")
+
+
+def job_failure(job: Json, pods: tuple[Json, ...]) -> Finding:
+    """Why a failed Job failed: its last pod's own report first, then the Job's condition."""
+    failed = condition(job, "Failed") or {}
+    if failed.get("reason") == "DeadlineExceeded":
+        trouble = pod_trouble(pods[-1], JOB_FIELDS) if pods else None
+        because = f" Last seen: {trouble.message}" if trouble else ""
+        seconds = job["spec"].get("activeDeadlineSeconds")
+        message = f"The export took longer than {seconds} s. Raise spec.targets[].job.activeDeadlineSeconds.{because}"
+        return Finding("run", conditions.DEADLINE_EXCEEDED, message)
+    for pod in reversed(pods):
+        if trouble := terminated(pod, JOB_FIELDS) or evicted(pod, JOB_FIELDS):
+            return trouble
+    message = failed.get("message") or "The Job failed and its pods are gone."
+    return Finding("run", FailureReason.INTERNAL_ERROR.value, message)
+
+
+def seconds_since(timestamp: str, now: datetime) -> float:
+    """Seconds since a time that Kubernetes wrote."""
+    return (now - datetime.fromisoformat(timestamp)).total_seconds()

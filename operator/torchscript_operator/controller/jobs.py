@@ -1,0 +1,184 @@
+"""Export Jobs: what a target asks for, the attempt it amounts to, and the Job that carries it out. All pure."""
+
+from torchscript_operator.api.v1alpha1.spec import Artifact, Target
+from torchscript_operator.api.v1alpha1.status import StoreStatus
+from torchscript_operator.artifact import digest, request
+from torchscript_operator.artifact.failures import CLASSES
+from torchscript_operator.controller import pods
+from torchscript_operator.controller.model import ATTEMPT_LABEL, EXPORT, Json, Model
+from torchscript_operator.controller.settings import Settings
+
+CONTAINER = "export"
+ATTEMPT_DIGITS = 10
+"""Hexadecimal digits of an attempt; enough that a model never sees two alike."""
+
+
+class NoArtifactStoreError(Exception):
+    """Neither the model nor the operator's settings name a store."""
+
+
+def worker_image(target: Target, settings: Settings) -> str:
+    """The image that exports a target: the model's, the compiler's or the general one."""
+    return target.job.image or settings.defaults(target.compiler).image or settings.worker_image
+
+
+def artifact_of(model: Model, settings: Settings) -> Artifact:
+    """The store of a model's artifacts. Raises NoArtifactStoreError."""
+    chosen = model.spec.artifact or settings.artifact_store
+    if chosen is None:
+        raise NoArtifactStoreError
+    return chosen
+
+
+def store_status(artifact: Artifact) -> StoreStatus:
+    """How to reach a store, as it is remembered beside an artifact."""
+    return StoreStatus(
+        endpoint=artifact.endpoint,
+        region=artifact.region,
+        credentials_secret=artifact.credentials_secret.name if artifact.credentials_secret else None,
+        claim_name=artifact.persistent_volume_claim.claim_name if artifact.persistent_volume_claim else None,
+    )
+
+
+def store_location(artifact: Artifact) -> request.StoreLocation:
+    """Where the worker writes."""
+    if artifact.persistent_volume_claim is not None:
+        return request.StoreLocation(uri=pods.folder_uri(artifact.persistent_volume_claim.path))
+    if artifact.uri is None:
+        raise NoArtifactStoreError
+    return request.StoreLocation(uri=artifact.uri.rstrip("/"), endpoint=artifact.endpoint, region=artifact.region)
+
+
+def source_of(model: Model) -> request.Source:
+    """The worker's view of the source."""
+    source = model.spec.source
+    if source.hugging_face is not None:
+        hub = source.hugging_face
+        return request.HuggingFaceSource(repository=hub.repository, revision=hub.revision, endpoint=hub.endpoint)
+    if source.s3 is not None:
+        return request.S3Source(uri=source.s3.uri, endpoint=source.s3.endpoint, region=source.s3.region)
+    if source.persistent_volume_claim is not None:
+        return request.FolderSource(path=f"{request.SOURCE_MOUNT}/{source.persistent_volume_claim.path}".rstrip("/"))
+    msg = "the API server lets no source pass that names none of the three kinds"
+    raise ValueError(msg)
+
+
+def samples_of(model: Model) -> request.Samples:
+    """The user's texts, or the name of the ConfigMap that holds them."""
+    samples = model.spec.inputs.samples
+    if samples is None:
+        return request.Samples()
+    if samples.config_map is not None:
+        return request.Samples(reference=f"{samples.config_map.name}/{samples.config_map.key}")
+    return request.Samples(texts=samples.texts or ())
+
+
+def export_request(model: Model, target: Target, settings: Settings) -> request.ExportRequest:
+    """Everything a target's export depends on. Raises NoArtifactStoreError."""
+    spec = model.spec
+    return request.ExportRequest(
+        model=f"{model.namespace}/{model.name}",
+        target=target.name,
+        source=source_of(model),
+        task=spec.task,
+        shapes=tuple(request.Shape(batch=shape.batch, sequence=shape.sequence) for shape in spec.inputs.shapes),
+        samples=samples_of(model),
+        parity=request.Tolerances(**spec.parity.model_dump()),
+        store=store_location(artifact_of(model, settings)),
+        compilation=request.Compilation(
+            compiler=target.compiler, arguments=target.compiler_arguments or (), precision=target.precision
+        ),
+        worker_image=worker_image(target, settings),
+    )
+
+
+def attempt(model: Model, target: Target, wanted: request.ExportRequest) -> str:
+    """Name one try at one request: another credential, placement or retry annotation makes another try."""
+    store = model.spec.artifact
+    references = [
+        model.spec.source.model_dump(mode="json"),
+        store.model_dump(mode="json") if store else None,
+        target.job.model_dump(mode="json"),
+        model.retry,
+    ]
+    return digest.of_value([wanted.digest(), references])[:ATTEMPT_DIGITS]
+
+
+def job_name(model: Model, attempt_id: str) -> str:
+    """Name of an attempt's Job, at most 58 characters."""
+    return f"{model.name}-{EXPORT}-{attempt_id}"
+
+
+def failure_policy() -> Json:
+    """Retry what can pass by itself; stop at once on what cannot; a disrupted pod is no failure at all."""
+    permanent = sorted({known.exit_code for known in CLASSES.values() if not known.transient})
+    return {
+        "rules": [
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            {
+                "action": "FailJob",
+                "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": permanent},
+            },
+        ]
+    }
+
+
+def build(model: Model, target: Target, settings: Settings, wanted: request.ExportRequest, attempt_id: str) -> Json:
+    """The Job of an attempt."""
+    defaults = settings.defaults(target.compiler)
+    labels = {**model.labels(EXPORT, target.name), ATTEMPT_LABEL: attempt_id}
+    parts = pods.PodParts()
+    parts.set(request.EXPORT_VARIABLE, wanted.to_json())
+    source = model.spec.source
+    if source.hugging_face is not None and source.hugging_face.token_secret is not None:
+        token = source.hugging_face.token_secret
+        parts.secret(request.HUB_TOKEN_VARIABLE, token.name, token.key)
+    if source.s3 is not None and source.s3.credentials_secret is not None:
+        parts.credentials(request.SOURCE_CREDENTIALS_PREFIX, source.s3.credentials_secret.name)
+    if source.persistent_volume_claim is not None:
+        claim = source.persistent_volume_claim.claim_name
+        parts.claim("source", claim, request.SOURCE_MOUNT, read_only=True)
+    samples = model.spec.inputs.samples
+    if samples is not None and samples.config_map is not None:
+        reference = {"name": samples.config_map.name, "key": samples.config_map.key}
+        parts.environment.append({"name": request.SAMPLES_VARIABLE, "valueFrom": {"configMapKeyRef": reference}})
+    parts.artifact_store(store_status(artifact_of(model, settings)), read_only=False)
+    container = {
+        "name": CONTAINER,
+        "image": wanted.worker_image,
+        "command": ["python", "-m", "torchscript_operator.export"],
+        "resources": pods.dump(target.job.resources or defaults.job.resources),
+    }
+    selector = target.job.node_selector
+    tolerations = target.job.tolerations
+    scheduling = pods.placement(
+        defaults.job.node_selector if selector is None else selector,
+        defaults.job.tolerations if tolerations is None else tolerations,
+        target.job.affinity,
+    )
+    limit = target.job.backoff_limit
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(model, attempt_id),
+            "namespace": model.namespace,
+            "labels": labels,
+            "ownerReferences": [model.owner_reference],
+        },
+        "spec": {
+            "backoffLimit": defaults.backoff_limit if limit is None else limit,
+            "activeDeadlineSeconds": target.job.active_deadline_seconds or defaults.active_deadline_seconds,
+            "ttlSecondsAfterFinished": settings.job_history_seconds,
+            "podFailurePolicy": failure_policy(),
+            # A pod that is still ending must not race its replacement for the node's memory.
+            "podReplacementPolicy": "Failed",
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    **pods.pod_spec(settings, model.namespace, container, parts, scheduling),
+                    "restartPolicy": "Never",
+                },
+            },
+        },
+    }

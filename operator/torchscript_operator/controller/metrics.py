@@ -1,0 +1,20 @@
+"""Prometheus metrics of the operator."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+RECONCILES = Counter("tsm_reconcile", "Passes over a model.", ["result"])
+RECONCILE_SECONDS = Histogram("tsm_reconcile_duration_seconds", "Time of one pass over a model.")
+QUEUE_DEPTH = Gauge("tsm_queue_depth", "Models that wait for a pass.")
+QUEUE_SECONDS = Histogram("tsm_queue_latency_seconds", "Time from an event to the pass it asked for.")
+RETRIES = Counter("tsm_queue_retries", "Passes that are tried again after an error.")
+API_CALLS = Counter("tsm_api_calls", "Calls of the API server; code 0 is no answer.", ["verb", "code"])
+API_SECONDS = Histogram("tsm_api_call_duration_seconds", "Time of one call of the API server.", ["verb"])
+LAST_RESYNC = Gauge("tsm_last_resync_timestamp_seconds", "When all models were last looked at.")
+LAST_EVENT = Gauge("tsm_last_event_timestamp_seconds", "When the last watch event came.", ["resource"])
+MODELS = Gauge("tsm_models", "Models at the last full look.")
+EXPORT_SECONDS = Histogram(
+    "tsm_export_duration_seconds",
+    "Time of a successful export.",
+    ["compiler"],
+    buckets=(5, 10, 30, 60, 120, 300, 600, 1800, 3600),
+)

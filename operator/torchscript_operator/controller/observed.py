@@ -1,0 +1,114 @@
+"""The live children of a model, and the few questions the planner asks of them. All pure."""
+
+from dataclasses import dataclass
+
+from torchscript_operator.controller.model import (
+    ATTEMPT_LABEL,
+    COMPONENT_LABEL,
+    DIGEST_ANNOTATION,
+    EXPORT,
+    SERVING,
+    TARGET_LABEL,
+    Json,
+    Model,
+)
+
+
+def label(item: Json, name: str) -> str | None:
+    """A label of an object."""
+    value: str | None = item["metadata"].get("labels", {}).get(name)
+    return value
+
+
+def owned(item: Json, uid: str) -> bool:
+    """Whether an object's controller is the one with this uid."""
+    return any(owner["uid"] == uid and owner.get("controller") for owner in item["metadata"].get("ownerReferences", []))
+
+
+def condition(item: Json, kind: str) -> Json | None:
+    """A condition of an object's status that is True or False, by type."""
+    conditions = item.get("status", {}).get("conditions") or []
+    return next((found for found in conditions if found["type"] == kind), None)
+
+
+def is_true(item: Json, kind: str) -> bool:
+    """Whether a condition holds."""
+    found = condition(item, kind)
+    return found is not None and found["status"] == "True"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything below one model, read live at the beginning of a pass."""
+
+    jobs: tuple[Json, ...] = ()
+    pods: tuple[Json, ...] = ()
+    deployments: tuple[Json, ...] = ()
+    service: Json | None = None
+    events: tuple[Json, ...] = ()
+    """Warning events about Jobs that have no pod."""
+
+    def job(self, name: str) -> Json | None:
+        """A Job by name."""
+        return next((job for job in self.jobs if job["metadata"]["name"] == name), None)
+
+    def jobs_of(self, model: Model, target: str) -> tuple[Json, ...]:
+        """All Jobs of a target that belong to this very model."""
+        return tuple(job for job in self.jobs if label(job, TARGET_LABEL) == target and owned(job, model.uid))
+
+    def job_pods(self, job: Json) -> tuple[Json, ...]:
+        """Pods of a Job, oldest first."""
+        mine = [
+            pod for pod in self.pods if label(pod, COMPONENT_LABEL) == EXPORT and owned(pod, job["metadata"]["uid"])
+        ]
+        return tuple(sorted(mine, key=lambda pod: pod["metadata"].get("creationTimestamp") or ""))
+
+    def deployment(self, name: str) -> Json | None:
+        """A Deployment by name."""
+        return next((item for item in self.deployments if item["metadata"]["name"] == name), None)
+
+    def serving_pods(self, target: str, digest: str) -> tuple[Json, ...]:
+        """Pods of a target that load one artifact."""
+        return tuple(
+            pod
+            for pod in self.pods
+            if label(pod, COMPONENT_LABEL) == SERVING
+            and label(pod, TARGET_LABEL) == target
+            and pod["metadata"].get("annotations", {}).get(DIGEST_ANNOTATION) == digest
+            and "deletionTimestamp" not in pod["metadata"]
+        )
+
+
+def attempt_of(job: Json) -> str | None:
+    """The attempt that a Job carries out."""
+    return label(job, ATTEMPT_LABEL)
+
+
+def rolled_digest(deployment: Json) -> str | None:
+    """The digest in a Deployment's pod template."""
+    metadata = deployment["spec"]["template"]["metadata"]
+    value: str | None = metadata.get("annotations", {}).get(DIGEST_ANNOTATION)
+    return value
+
+
+def settled(deployment: Json) -> bool:
+    """Whether all pods of a Deployment run its present template and are available."""
+    status = deployment.get("status", {})
+    wanted: int = deployment["spec"].get("replicas", 1)
+    return bool(
+        status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+        and status.get("updatedReplicas", 0) == wanted
+        and status.get("replicas", 0) == wanted
+        and status.get("availableReplicas", 0) == wanted
+    )
+
+
+def past_deadline(deployment: Json) -> bool:
+    """Whether the present template's rollout ran out of time."""
+    progressing = condition(deployment, "Progressing")
+    return (
+        deployment.get("status", {}).get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+        and progressing is not None
+        and progressing["status"] == "False"
+        and progressing.get("reason") == "ProgressDeadlineExceeded"
+    )

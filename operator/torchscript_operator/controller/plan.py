@@ -1,0 +1,125 @@
+"""The whole decision about a model: (spec, status, live children, time) to what is created, applied, deleted and said.
+
+No I/O and no clock of its own, so that tables and properties can test it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from torchscript_operator.api import conditions
+from torchscript_operator.api.v1alpha1.status import (
+    Condition,
+    ServingStatus,
+    TargetStatus,
+    TorchScriptModelStatus,
+)
+from torchscript_operator.controller import export_plan, jobs, rollout_plan, serving, summary
+from torchscript_operator.controller.drift import drifted
+from torchscript_operator.controller.export_plan import ExportPlan
+from torchscript_operator.controller.model import TARGET_LABEL, Json, Model
+from torchscript_operator.controller.observed import Observed, label, owned
+from torchscript_operator.controller.rollout_plan import RolloutPlan
+from torchscript_operator.controller.settings import Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one pass does, in this order: deletions, creations, applications, then one status write, then events."""
+
+    status: TorchScriptModelStatus
+    create: tuple[Json, ...] = ()
+    apply: tuple[Json, ...] = ()
+    delete: tuple[Json, ...] = ()
+    requeue_seconds: float | None = None
+    look_for_events: bool = False
+
+
+def _obsolete(model: Model, rollouts: Iterable[RolloutPlan], observed: Observed) -> tuple[Json, ...]:
+    """Deployments of targets that are no longer served, once what is served answers."""
+    if model.spec.suspend or not all(rollout.answering for rollout in rollouts):
+        return ()
+    return tuple(
+        item
+        for item in observed.deployments
+        if owned(item, model.uid) and label(item, TARGET_LABEL) not in model.served
+    )
+
+
+def _serving_status(model: Model, settings: Settings, rollouts: list[RolloutPlan]) -> ServingStatus | None:
+    targets = tuple(rollout.status for rollout in rollouts if rollout.status is not None)
+    if not model.served:
+        return None
+    return ServingStatus(
+        url=serving.url(model, settings),
+        replicas=sum(target.replicas for target in targets),
+        ready_replicas=sum(target.ready_replicas for target in targets),
+        selector=serving.selector_text(model),
+        targets=targets,
+    )
+
+
+def _carried(model: Model) -> tuple[TargetStatus, ...]:
+    """Target statuses as they were, for a pass that cannot look at targets."""
+    return model.status.targets
+
+
+def plan(model: Model, settings: Settings, observed: Observed, now: datetime) -> Plan:
+    """Decide one pass."""
+    try:
+        exports = [export_plan.plan(model, target, settings, observed, now) for target in model.spec.targets]
+    except jobs.NoArtifactStoreError:
+        message = "Neither spec.artifact nor the operator's artifactStore setting names a store. Set one of them."
+        return stalled(model, conditions.NO_ARTIFACT_STORE, message, now)
+    by_name = {export.status.name: export.status for export in exports}
+    served = [target for target in model.spec.targets if target.name in model.served]
+    rollouts = [rollout_plan.plan(model, target, settings, by_name[target.name], observed, now) for target in served]
+    apply = [rollout.apply for rollout in rollouts if rollout.apply is not None]
+    proven = any(rollout.status is not None for rollout in rollouts)
+    delete = [job for export in exports for job in export.delete]
+    conflict = observed.service is not None and not owned(observed.service, model.uid)
+    if proven and not model.spec.suspend and not conflict:
+        wanted = serving.service(model)
+        apply += [wanted] if drifted(observed.service, wanted) else []
+    delete += _obsolete(model, rollouts, observed)
+    if not model.served and observed.service is not None and not conflict and not model.spec.suspend:
+        delete.append(observed.service)
+    wanted_conditions = summary.conditions_of(model, exports, rollouts, now, service_conflict=conflict)
+    status = TorchScriptModelStatus(
+        observed_generation=model.generation,
+        conditions=conditions.transition(model.status.conditions, wanted_conditions),
+        targets=tuple(export.status for export in exports),
+        serving=_serving_status(model, settings, rollouts),
+    )
+    requeues = [export.requeue_seconds for export in exports if export.requeue_seconds is not None]
+    return Plan(
+        status=status,
+        create=tuple(export.create for export in exports if export.create is not None),
+        apply=tuple(apply),
+        delete=tuple(delete),
+        requeue_seconds=min(requeues, default=None),
+        look_for_events=any(export.look_for_events for export in exports),
+    )
+
+
+def stalled(model: Model, reason: str, message: str, now: datetime) -> Plan:
+    """A pass that can do nothing but say why; what serves goes on."""
+    wanted = summary.stalled(model, reason, message, now)
+    status = model.status.model_copy(
+        update={
+            "observed_generation": model.generation,
+            "conditions": conditions.transition(model.status.conditions, wanted),
+            "targets": _carried(model),
+        }
+    )
+    return Plan(status=status)
+
+
+def rejected(model: Model, planned: Plan, message: str, now: datetime) -> Plan:
+    """A pass whose child the API server refused for good: the plan's findings, with the refusal on top."""
+    told: tuple[Condition, ...] = summary.overlay(planned.status.conditions, conditions.REJECTED, message, model, now)
+    status = planned.status.model_copy(update={"conditions": conditions.transition(model.status.conditions, told)})
+    return Plan(status=status)
+
+
+__all__ = ["ExportPlan", "Plan", "plan", "rejected", "stalled"]

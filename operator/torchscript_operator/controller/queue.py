@@ -1,0 +1,109 @@
+"""A work queue of model keys: one pass a key at a time, duplicates merged, errors retried ever more slowly."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from torchscript_operator.controller import metrics
+
+FIRST_RETRY_SECONDS = 1.0
+LAST_RETRY_SECONDS = 300.0
+JITTER = 0.2
+"""Share by which a wait varies, so that models that failed together do not come back together."""
+
+
+class Key(NamedTuple):
+    """A model."""
+
+    namespace: str
+    name: str
+
+
+class Queue:
+    """Level-triggered: a key in the queue means "look again", however many events asked for it."""
+
+    def __init__(self, reconcile: Callable[[Key], Awaitable[float | None]], workers: int) -> None:
+        """Take what to do with a key; it returns after how many seconds to look again, or None."""
+        self._reconcile = reconcile
+        self._workers = workers
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._waiting: dict[Key, float] = {}
+        """Since when a key has been due (time.monotonic)."""
+        self._busy: set[Key] = set()
+        self._again: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+
+    def add(self, key: Key) -> None:
+        """Ask for a pass."""
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        if key in self._busy:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting[key] = time.monotonic()
+            self._ready.put_nowait(key)
+            metrics.QUEUE_DEPTH.set(len(self._waiting))
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Ask for a pass later; an earlier wish for the same key stays."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        timer = self._timers.get(key)
+        if key in self._waiting or (timer is not None and timer.when() <= due):
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timers[key] = loop.call_later(seconds, self._due, key)
+
+    def _due(self, key: Key) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    def oldest_seconds(self) -> float:
+        """How long the key at the head has waited."""
+        return time.monotonic() - min(self._waiting.values()) if self._waiting else 0.0
+
+    async def run(self) -> None:
+        """Work until cancelled. An error of the queue's own ends it, and with it the operator."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._workers):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._ready.get()
+            metrics.QUEUE_SECONDS.observe(time.monotonic() - self._waiting.pop(key))
+            metrics.QUEUE_DEPTH.set(len(self._waiting))
+            self._busy.add(key)
+            try:
+                await self._one(key)
+            finally:
+                self._busy.discard(key)
+            if key in self._again:
+                self._again.discard(key)
+                self.add(key)
+
+    async def _one(self, key: Key) -> None:
+        started = time.monotonic()
+        try:
+            later = await self._reconcile(key)
+        except Exception:  # noqa: BLE001 -- reconcile logs what it knows; whatever it was, the key must come back
+            metrics.RECONCILES.labels(result="error").inc()
+            metrics.RETRIES.inc()
+            self.add_after(key, self._backoff(key))
+        else:
+            metrics.RECONCILES.labels(result="success").inc()
+            self._failures.pop(key, None)
+            if later is not None:
+                self.add_after(key, later)
+        finally:
+            metrics.RECONCILE_SECONDS.observe(time.monotonic() - started)
+
+    def _backoff(self, key: Key) -> float:
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        seconds: float = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(failures, 16))
+        return seconds * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 -- jitter, not a secret

@@ -1,0 +1,90 @@
+"""The operator's settings, one YAML file that the chart renders from its values."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from torchscript_operator.api.v1alpha1.spec import Artifact, Compiler, Resources, Toleration
+
+PATH_VARIABLE = "TSM_SETTINGS"
+"""Environment variable with the file's path."""
+
+
+class Section(BaseModel):
+    """Part of the settings: camelCase in the file, unknown keys refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+
+class Placement(Section):
+    """Where pods of one kind run, and with what."""
+
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+    resources: Resources = Resources()
+
+
+class CompilerDefaults(Section):
+    """Defaults of one compiler's Jobs and serving pods; a field in a model's spec replaces its default as a whole."""
+
+    image: str | None = None
+    """Worker image; the general one when absent."""
+    job: Placement = Placement()
+    serving: Placement = Placement()
+    active_deadline_seconds: int = 3600
+    """Seconds for an export, retries included."""
+    backoff_limit: int = 3
+    """Retries after failures that can pass by themselves."""
+
+
+class WorkerServiceAccount(Section):
+    """The identity of worker pods, which never see an API token."""
+
+    name: str = "default"
+    namespaces: tuple[str, ...] = ()
+    """Namespaces where it exists; pods elsewhere use the account named default."""
+
+
+class Settings(Section):
+    """All settings."""
+
+    worker_image: str
+    """Image for export and serving, by digest where possible: it is part of every artifact's key."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets in the model's namespace."""
+    artifact_store: Artifact | None = None
+    """Where artifacts go when a model does not say."""
+    worker_service_account: WorkerServiceAccount = WorkerServiceAccount()
+    watch_namespaces: tuple[str, ...] = ()
+    """Namespaces to watch; all when empty."""
+    compilers: dict[Compiler, CompilerDefaults] = {}
+    cluster_domain: str = "cluster.local"
+    """For the URL in the status."""
+    job_history_seconds: Annotated[int, Field(ge=60)] = 86400
+    """Seconds that a finished Job is kept for its log."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 8
+    """Models reconciled at once."""
+    resync_seconds: Annotated[int, Field(ge=30)] = 600
+    """Seconds between two full looks at every model, give or take a tenth."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    priority_class_name: str | None = None
+    """PriorityClass of worker pods."""
+
+    def defaults(self, compiler: Compiler) -> CompilerDefaults:
+        """The defaults of a compiler."""
+        return self.compilers.get(compiler, CompilerDefaults())
+
+
+def load(path: Path | None = None) -> Settings:
+    """Read the settings file.
+
+    Raises KeyError without a path, OSError for an unreadable file, pydantic.ValidationError for a bad one.
+    """
+    return Settings.model_validate(yaml.safe_load((path or Path(os.environ[PATH_VARIABLE])).read_text()))

@@ -1,0 +1,130 @@
+"""Eager against the saved file, read back: the figures at every bucket, and which axes are dynamic."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.manifest import OutputParity
+from torchscript_operator.artifact.parity import Comparison
+from torchscript_operator.artifact.request import Shape, Tolerances
+from torchscript_operator.export.backends import Compiled
+from torchscript_operator.export.inputs import Batch, InputMaker
+from torchscript_operator.export.memory import is_out_of_memory
+from torchscript_operator.export.model import Forward, first_line
+from torchscript_operator.export.tasks import Arrays, Output
+
+AXIS_TOLERANCES = Tolerances(
+    absolute_tolerance="1e-4",
+    relative_tolerance="1e-3",
+    minimum_cosine_similarity="0.9999",
+    minimum_agreement="0",
+)
+"""Bounds for calling an axis dynamic. Not the user's: a wide gate must not make a wrong size look right."""
+STEP = 5
+"""Tokens more and less than the traced length; odd, so that no multiple of a block size hides a fault."""
+
+
+@dataclass(frozen=True)
+class AxisKinds:
+    """Which axes of the saved file take other sizes than the traced ones, with eager's values."""
+
+    batch: Literal["fixed", "dynamic"]
+    sequence: Literal["fixed", "dynamic"]
+
+    @property
+    def all_dynamic(self) -> bool:
+        """Whether one file serves all buckets."""
+        return self.batch == self.sequence == "dynamic"
+
+
+class Pair:
+    """An eager model and one compiled file of it."""
+
+    def __init__(
+        self, reference: Forward, compiled: Compiled, input_names: Sequence[str], outputs: Sequence[Output]
+    ) -> None:
+        """Take both and the names that give the compiled model's tuples their meaning."""
+        self._reference = reference
+        self._compiled = compiled
+        self._input_names = tuple(input_names)
+        self._outputs = tuple(outputs)
+
+    def measure(self, batches: Iterable[Batch], shape: Shape, tolerances: Tolerances) -> list[OutputParity]:
+        """Compare all outputs over batches of one bucket. WorkerError SHAPE_ERROR when either does not run there."""
+        comparisons = {
+            output.name: Comparison(output.name, shape.name, tolerances, scores=output.scores)
+            for output in self._outputs
+        }
+        for batch in batches:
+            expected = run_at(shape, "The eager model", lambda: self._reference(batch.inputs))  # noqa: B023
+            actual = run_at(shape, "The compiled model", lambda: self._run(batch.inputs))  # noqa: B023
+            for output in self._outputs:
+                mask = output.mask(batch.inputs["attention_mask"])
+                comparisons[output.name].add(expected.get(output.name), actual.get(output.name), mask)
+        return [comparison.result() for comparison in comparisons.values()]
+
+    def same_values(self, batches: Iterable[Batch], tolerances: Tolerances = AXIS_TOLERANCES) -> bool:
+        """Whether the compiled model runs on all batches and gives eager's values."""
+        for batch in batches:
+            try:
+                figures = self.measure([batch], batch.shape, tolerances)
+            except WorkerError:
+                return False
+            if not all(figure.passed for figure in figures):
+                return False
+        return True
+
+    def _run(self, inputs: Arrays) -> Mapping[str, NDArray[Any]]:
+        arrays = self._compiled([inputs[name] for name in self._input_names])
+        if len(arrays) != len(self._outputs):
+            return {}
+        return {output.name: array for output, array in zip(self._outputs, arrays, strict=True)}
+
+
+def detect_axes(pair: Pair, maker: InputMaker, traced: Shape, maximum_sequence: int | None) -> AxisKinds:
+    """Run the saved file at sizes around the traced ones. An axis that no other size could be tried on is fixed.
+
+    Both axes are tried together first and at small sizes, since most models pass; only a failure is looked into.
+    """
+    longer = traced.sequence + STEP
+    if maximum_sequence is not None:
+        longer = min(longer, maximum_sequence)
+    lengths = {length for length in (max(1, traced.sequence - STEP), longer) if length != traced.sequence}
+    counts = (traced.batch + 1, 1 if traced.batch > 1 else traced.batch + 2)
+    if lengths:
+        shapes = [Shape(batch=count, sequence=length) for count in (1, 3) for length in lengths]
+        shapes.append(Shape(batch=traced.batch + 1, sequence=max(1, min(traced.sequence // 4, *lengths))))
+        if pair.same_values(maker.synthetic(shape, masked=shape.batch > 1) for shape in shapes):
+            return AxisKinds("dynamic", "dynamic")
+    batch = [Shape(batch=count, sequence=traced.sequence) for count in counts]
+    sequence = [Shape(batch=traced.batch, sequence=length) for length in sorted(lengths)]
+    return AxisKinds(
+        batch=_kind(pair, maker, batch),
+        sequence=_kind(pair, maker, sequence) if sequence else "fixed",
+    )
+
+
+def _kind(pair: Pair, maker: InputMaker, shapes: Sequence[Shape]) -> Literal["fixed", "dynamic"]:
+    batches = (maker.synthetic(shape, masked=masked) for shape in shapes for masked in (True, False))
+    return "dynamic" if pair.same_values(batches) else "fixed"
+
+
+def run_at(shape: Shape, what: str, run: Callable[[], Mapping[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:
+    """Run a forward pass; WorkerError SHAPE_ERROR says at which bucket it does not run."""
+    try:
+        return run()
+    except (RuntimeError, IndexError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        message = f"{what} does not run at {shape.name} ({_cause(error)})."
+        raise WorkerError(FailureReason.SHAPE_ERROR, message) from error
+
+
+def _cause(error: Exception) -> str:
+    """The last line that says something: TorchScript puts its own stack before the operator's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if line.startswith(("RuntimeError:", "IndexError:", "ValueError:"))]
+    return (named[-1] if named else f"{type(error).__name__}: {first_line(error)}")[:300].rstrip(".")

@@ -1,0 +1,46 @@
+"""The artifact's key: everything that can change what an export writes, and nothing else."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from torchscript_operator.artifact import digest
+from torchscript_operator.artifact.request import ExportRequest
+
+KEY_VERSION = 1
+"""Raise when the export itself changes what it writes for the same request."""
+DISTRIBUTIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+"""Libraries whose versions enter the key."""
+
+
+def versions(worker_image: str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Versions of what computes the artifact, read without importing it; `extra` is the compiler's own."""
+    found = {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
+    found["python"] = ".".join(platform.python_version_tuple()[:2])
+    if worker_image:
+        found["workerImage"] = worker_image
+    return found | dict(extra or {})
+
+
+def of_export(request: ExportRequest, files_digest: str, samples_digest: str, known_versions: Mapping[str, str]) -> str:
+    """The key of what a request makes of a source with this digest.
+
+    Tolerances, policy and samples are in it: the manifest records the verdict that they led to, so that a looser gate
+    never finds the artifact of a stricter one or the reverse. Locations and names are not: the same files give the
+    same artifact wherever they lie.
+    """
+    shapes = sorted({(shape.batch, shape.sequence) for shape in request.shapes})
+    value: dict[str, Any] = {
+        "keyVersion": KEY_VERSION,
+        "schemaVersion": request.schema_version,
+        "source": files_digest,
+        "task": request.task,
+        "shapes": [list(shape) for shape in shapes],
+        "compilation": request.compilation.model_dump(mode="json", by_alias=True),
+        "parity": request.parity.model_dump(mode="json", by_alias=True),
+        "samples": samples_digest,
+        "versions": dict(known_versions),
+        "machine": platform.machine(),
+    }
+    return digest.of_value(value)

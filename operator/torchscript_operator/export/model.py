@@ -1,0 +1,147 @@
+"""Loading the eager model: all of its weights and nothing made up."""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.export.memory import is_out_of_memory
+from torchscript_operator.export.tasks import Arrays, Task, forward_options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Forward = Callable[[Arrays], Mapping[str, NDArray[Any]]]
+"""Input name to array in, output name to array out."""
+LISTED = 3
+"""Weights named in a message; there can be thousands."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An eager model in float32, in eval mode, without gradients."""
+
+    module: "nn.Module"
+    architecture: str
+    """The model class, such as BertModel."""
+    vocabulary_size: int
+
+
+def load(folder: Path, config: Mapping[str, Any], task: Task, attention: str | None) -> LoadedModel:
+    """Load the model for a task.
+
+    WorkerError SOURCE_INVALID for what Transformers cannot load, TASK_MISMATCH when weights of the task's head are
+    missing, since Transformers would fill them with random numbers.
+    """
+    import torch  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    _quieten()
+    loaded_config = _load_config(folder, config)
+    auto_class = getattr(transformers, task.auto_class)
+    model_class = _model_class(auto_class, loaded_config, task)
+    options: dict[str, Any] = dict(task.load_options(model_class))
+    if attention is not None:
+        options["attn_implementation"] = attention
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module, report = model_class.from_pretrained(
+                folder,
+                config=loaded_config,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                **{_dtype_keyword(transformers.__version__): torch.float32},
+                **options,
+            )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        # Transformers lets errors of every library below it through, and all of them mean this here.
+        message = f"Transformers cannot load the model ({type(error).__name__}: {first_line(error)})."
+        raise WorkerError(FailureReason.SOURCE_INVALID, message) from error
+    _check_complete(report, task, type(module).__name__)
+    module.eval()
+    module.requires_grad_(requires_grad=False)
+    return LoadedModel(module, type(module).__name__, int(module.get_input_embeddings().weight.shape[0]))
+
+
+def eager(model: LoadedModel, task: Task) -> Forward:
+    """The reference: the model called by keywords as Transformers documents it, past the module that is traced."""
+    import torch  # noqa: PLC0415
+
+    options = forward_options(model.module)
+
+    def forward(inputs: Arrays) -> Mapping[str, NDArray[Any]]:
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
+        with torch.no_grad():
+            answer = model.module(**tensors, **options, return_dict=True)
+        return task.reference(answer, inputs)
+
+    return forward
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, cut to a length that fits a message."""
+    return next(iter(str(error).strip().splitlines()), "")[:300].rstrip(".")
+
+
+def _load_config(folder: Path, config: Mapping[str, Any]) -> Any:
+    import transformers  # noqa: PLC0415
+
+    kind = config["model_type"]
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        if "auto_map" in config:
+            found = f"Models of type {kind!r} bring code of their own, and custom code is off."
+        elif kind not in transformers.CONFIG_MAPPING:
+            found = f"Model type {kind!r} is unknown to Transformers {transformers.__version__}."
+        else:
+            found = f"The source's config.json is not one of a {kind!r} model ({first_line(error)})."
+        raise WorkerError(FailureReason.SOURCE_INVALID, found) from error
+
+
+def _model_class(auto_class: Any, config: Any, task: Task) -> Any:
+    """The class behind an auto class. WorkerError TASK_MISMATCH when the architecture has none for the task."""
+    if config.is_encoder_decoder or type(config) not in auto_class._model_mapping:  # noqa: SLF001
+        message = f"A {config.model_type!r} model has no head for task {task.name!r}."
+        raise WorkerError(FailureReason.TASK_MISMATCH, message)
+    found = auto_class._model_mapping[type(config)]  # noqa: SLF001
+    if isinstance(found, (tuple, list)):
+        named = [choice for choice in found if choice.__name__ in (config.architectures or ())]
+        found = (named or found)[0]
+    return found
+
+
+def _check_complete(report: Mapping[str, Any], task: Task, model_class: str) -> None:
+    missing = sorted(report["missing_keys"])
+    if missing:
+        listed = ", ".join(missing[:LISTED]) + (f" and {len(missing) - LISTED} more" if len(missing) > LISTED else "")
+        message = f"The source has no weights for {listed}, which {model_class} needs for task {task.name!r}."
+        raise WorkerError(FailureReason.TASK_MISMATCH, message)
+    broken = [*sorted(map(str, report.get("mismatched_keys") or ())), *(report.get("error_msgs") or ())]
+    if broken:
+        message = f"The source's weights do not fit {model_class}: {broken[0]}."
+        raise WorkerError(FailureReason.SOURCE_INVALID, message)
+
+
+def _dtype_keyword(version: str) -> str:
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+
+
+def _quieten() -> None:
+    """Leave the log to our own lines: Transformers reports loading in tables and bars."""
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").propagate = False

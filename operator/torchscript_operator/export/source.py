@@ -1,0 +1,145 @@
+"""Where a model comes from: its files on this machine, and an identity that does not depend on where they lay."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from torchscript_operator.artifact import digest, request
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.manifest import SourceIdentity
+from torchscript_operator.artifact.store import SOURCE_REASONS, Credentials, FolderStore, Store, open_store
+from torchscript_operator.artifact.store_errors import mapped, without_userinfo
+from torchscript_operator.export import files
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+HUB_TIMEOUT_SECONDS = 30
+"""Time for one answer about files; the files themselves are read for as long as bytes arrive."""
+SERVER_ERROR = 500
+UNAUTHORIZED = 401
+FORBIDDEN = 403
+TOO_MANY_REQUESTS = 429
+
+
+@dataclass(frozen=True)
+class ResolvedSource:
+    """A model folder that can be read."""
+
+    folder: Path
+    identity: SourceIdentity
+
+
+def resolve(source: request.Source, scratch: Path, environment: Mapping[str, str]) -> ResolvedSource:
+    """Bring the source's files to this machine and digest them. WorkerError with a SOURCE_ class.
+
+    Downloads go below `scratch`; a folder source is read where it is.
+    """
+    if isinstance(source, request.FolderSource):
+        store = FolderStore(Path(source.path), SOURCE_REASONS)
+        names = _listed(store, source.path)
+        with mapped("read", source.path, SOURCE_REASONS):
+            digests = {name: digest.of_file(Path(source.path) / name) for name in names}
+        return _resolved(Path(source.path), source.path, None, digests)
+    folder = scratch / "source"
+    # What an earlier attempt left in the same volume is not part of this source.
+    shutil.rmtree(folder, ignore_errors=True)
+    if isinstance(source, request.S3Source):
+        location = request.StoreLocation(uri=source.uri, endpoint=source.endpoint, region=source.region)
+        credentials = Credentials.from_environment(request.SOURCE_CREDENTIALS_PREFIX, environment)
+        store_s3 = open_store(location, credentials, SOURCE_REASONS)
+        digests = {name: store_s3.download(name, folder / name) for name in _listed(store_s3, store_s3.uri)}
+        return _resolved(folder, store_s3.uri, None, digests)
+    commit = _download_from_hub(source, folder, environment.get(request.HUB_TOKEN_VARIABLE))
+    names = files.read_names(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    digests = {name: digest.of_file(folder / name) for name in names}
+    return _resolved(folder, f"hf://{source.repository}@{commit}", commit, digests)
+
+
+def _listed(store: Store, where: str) -> list[str]:
+    found = store.list_files()
+    if not found:
+        message = f"There is no file below {where}."
+        raise WorkerError(FailureReason.SOURCE_NOT_FOUND, message)
+    return files.read_names(found)
+
+
+def _resolved(folder: Path, location: str, revision: str | None, digests: dict[str, str]) -> ResolvedSource:
+    files.read_config(folder)
+    files.check_weights(folder, digests)
+    identity = SourceIdentity(location=location, revision=revision, files_digest=digest.of_value(digests))
+    return ResolvedSource(folder, identity)
+
+
+def _download_from_hub(source: request.HuggingFaceSource, folder: Path, token: str | None) -> str:
+    """Download what is read of a repository and return the commit that its revision stood for."""
+    # Imported late: it takes longer than reading a small folder.
+    import httpx  # noqa: PLC0415
+    from huggingface_hub import HfApi  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    where = f"{source.repository}@{source.revision}"
+    if source.endpoint:
+        where += f" at {without_userinfo(source.endpoint)}"
+    # False keeps the library from looking for a token of its own.
+    api = HfApi(endpoint=source.endpoint, token=token or False)
+    try:
+        found = api.model_info(source.repository, revision=source.revision, timeout=HUB_TIMEOUT_SECONDS)
+        commit = found.sha
+        names = files.read_names(sibling.rfilename for sibling in found.siblings or ())
+        if not commit:
+            raise WorkerError(FailureReason.SOURCE_INVALID, f"The Hub names no commit for {where}.")
+        api.snapshot_download(
+            source.repository,
+            revision=commit,
+            local_dir=folder,
+            allow_patterns=names,
+            etag_timeout=HUB_TIMEOUT_SECONDS,
+        )
+    except HfHubHTTPError as error:
+        _raise_hub_error(error, where, has_token=bool(token))
+    except HFValidationError as error:
+        message = f"{source.repository!r} is not the name of a repository."
+        raise WorkerError(FailureReason.SOURCE_NOT_FOUND, message) from error
+    except (LocalEntryNotFoundError, httpx.TransportError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, HfHubHTTPError):
+            _raise_hub_error(cause, where, has_token=bool(token))
+        message = f"Cannot read {where}: {type(cause).__name__}."
+        raise WorkerError(FailureReason.SOURCE_UNREACHABLE, message) from error
+    except OSError as error:
+        with mapped("read", where, SOURCE_REASONS):
+            raise error from None
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    return str(commit)
+
+
+def _raise_hub_error(error: "HfHubHTTPError", where: str, *, has_token: bool) -> NoReturn:
+    from huggingface_hub import errors  # noqa: PLC0415
+
+    status = error.response.status_code if error.response is not None else 0
+    # A gated repository is reported as a kind of missing one, so it has to be asked for first.
+    if isinstance(error, (errors.GatedRepoError, errors.DisabledRepoError)):
+        reason, found = (
+            FailureReason.SOURCE_ACCESS_DENIED,
+            "access to the repository has not been granted to this token",
+        )
+        if not has_token:
+            found = "the repository is gated and no token was given"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        reason, found = FailureReason.SOURCE_NOT_FOUND, "the repository has no such revision"
+    elif isinstance(error, errors.EntryNotFoundError):
+        reason, found = FailureReason.SOURCE_NOT_FOUND, "a file of the repository is not there"
+    elif isinstance(error, errors.RepositoryNotFoundError) and not (status == UNAUTHORIZED and has_token):
+        # The Hub does not tell strangers which private repositories exist.
+        reason = FailureReason.SOURCE_NOT_FOUND
+        found = "there is no such repository" + ("" if has_token else ", or it is private and needs a token")
+    elif status in {UNAUTHORIZED, FORBIDDEN}:
+        reason, found = FailureReason.SOURCE_ACCESS_DENIED, f"the token is not accepted (the server answered {status})"
+    elif status == TOO_MANY_REQUESTS or status >= SERVER_ERROR:
+        reason, found = FailureReason.SOURCE_UNREACHABLE, f"the server answered {status}"
+    else:
+        reason, found = FailureReason.SOURCE_NOT_FOUND, f"the server answered {status}"
+    raise WorkerError(reason, f"Cannot read {where}: {found}.") from error

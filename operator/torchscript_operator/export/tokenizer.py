@@ -1,0 +1,76 @@
+"""The tokenizer of the artifact: one file for the tokenizers library, proven to give Transformers' own ids."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+
+TOKENIZER_NAME = "tokenizer.json"
+FACTS_NAME = "tokenizer_config.json"
+UNLIMITED = 10**9
+"""Transformers writes a huge number where a tokenizer has no maximum."""
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A tokenizer that neither pads nor truncates by itself."""
+
+    tokenizer: Tokenizer
+    model_input_names: tuple[str, ...]
+    pad_id: int
+    special_ids: frozenset[int]
+    facts: dict[str, Any]
+    """What a server has to know beside tokenizer.json: padToken, padTokenId, paddingSide, modelMaxLength."""
+
+
+def load(folder: Path, check_texts: Iterable[str]) -> LoadedTokenizer:
+    """Load a model folder's tokenizer, converting a slow one. WorkerError SOURCE_INVALID when that is not possible.
+
+    The fast tokenizer has to give the ids of Transformers' tokenizer for every text of `check_texts`.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    try:
+        own = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+    except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, RuntimeError) as error:
+        message = f"The source's tokenizer cannot be loaded: {_first_line(error)}"
+        raise WorkerError(FailureReason.SOURCE_INVALID, message) from error
+    backend = getattr(own, "backend_tokenizer", None)
+    if backend is None:
+        message = f"The source's {type(own).__name__} has no fast form (tokenizer.json), which serving needs."
+        raise WorkerError(FailureReason.SOURCE_INVALID, message)
+    tokenizer = Tokenizer.from_str(backend.to_str())
+    # A model's file may pad and cut to a length of its own; shapes decide that here.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    for text in check_texts:
+        if tokenizer.encode(text).ids != own(text, truncation=False, padding=False)["input_ids"]:
+            message = f"The fast tokenizer gives other ids than {type(own).__name__} for {text[:40]!r}."
+            raise WorkerError(FailureReason.SOURCE_INVALID, message)
+    pad_id = own.pad_token_id
+    facts: dict[str, Any] = {"padTokenId": 0 if pad_id is None else int(pad_id), "paddingSide": "right"}
+    if pad_id is not None:
+        facts["padToken"] = str(own.pad_token)
+    if 0 < own.model_max_length < UNLIMITED:
+        facts["modelMaxLength"] = int(own.model_max_length)
+    return LoadedTokenizer(
+        tokenizer, tuple(own.model_input_names), facts["padTokenId"], frozenset(own.all_special_ids), facts
+    )
+
+
+def save(loaded: LoadedTokenizer, folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json, and read the former back to see that it is the same."""
+    loaded.tokenizer.save(str(folder / TOKENIZER_NAME), pretty=False)
+    (folder / FACTS_NAME).write_text(json.dumps(loaded.facts, sort_keys=True), encoding="utf-8")
+    if Tokenizer.from_file(str(folder / TOKENIZER_NAME)).to_str() != loaded.tokenizer.to_str():
+        message = "The tokenizer does not survive being saved as tokenizer.json."
+        raise WorkerError(FailureReason.SOURCE_INVALID, message)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

@@ -1,0 +1,39 @@
+"""`python -m torchscript_operator.serve`: reads the request from the environment and serves one artifact."""
+
+import os
+
+from pydantic import ValidationError
+
+from torchscript_operator.artifact import logs
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.request import SERVE_VARIABLE, ServeRequest
+from torchscript_operator.serve.process import Process, end, report
+from torchscript_operator.serve.settings import Settings
+
+
+def main() -> int:
+    """Serve; returns the exit code."""
+    environment = dict(os.environ)
+    digest = ""
+    try:
+        try:
+            request = ServeRequest.model_validate_json(environment.get(SERVE_VARIABLE, ""))
+        except ValidationError as error:
+            msg = f"{SERVE_VARIABLE} holds no request of this version ({error.error_count()} errors)."
+            raise WorkerError(FailureReason.INVALID_REQUEST, msg) from None
+        digest = request.digest
+        settings = Settings.from_environment(environment)
+        fields = {"model": request.model, "target": request.target, "digest": request.digest}
+        try:
+            logs.configure(fields, environment, settings.log_level)
+        except ValueError as error:
+            raise WorkerError(FailureReason.INVALID_REQUEST, f"unknown log level {settings.log_level!r}") from error
+    except WorkerError as error:
+        logs.configure({}, environment)
+        report(digest, "start", error, environment)
+        return error.exit_code
+    return Process(request, settings, environment).run()
+
+
+if __name__ == "__main__":
+    end(main())

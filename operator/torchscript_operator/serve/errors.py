@@ -1,0 +1,79 @@
+"""Errors that clients see: a status, a sentence, and never a stack, a path or a secret."""
+
+from typing import Any, NoReturn
+
+from torchscript_operator.serve.buckets import TooLongError
+from torchscript_operator.serve.engine import (
+    DeadlineError,
+    EngineDeadError,
+    EngineError,
+    QueueFullError,
+)
+
+CLIENT_ERROR = 400
+"""The first status that is the client's fault."""
+SERVER_ERROR = 500
+"""The first status that is ours."""
+
+
+class ApiError(Exception):
+    """An answer that is no result."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        parameter: str | None = None,
+        retry: int | None = None,
+    ) -> None:
+        """Take the HTTP status, one sentence, OpenAI's error code and parameter, and Retry-After in seconds."""
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.parameter = parameter
+        self.retry = retry
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer."""
+        return {} if self.retry is None else {"Retry-After": str(self.retry)}
+
+    def openai(self) -> dict[str, Any]:
+        """The body in OpenAI's shape."""
+        kind = "server_error" if self.status >= SERVER_ERROR else "invalid_request_error"
+        if self.status == 429:  # noqa: PLR2004 - the one status with a type of its own
+            kind = "rate_limit_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.parameter, "code": self.code}}
+
+    def inference(self) -> dict[str, Any]:
+        """The body in the Open Inference Protocol's shape."""
+        return {"error": self.message}
+
+
+def refuse(message: str, parameter: str | None = None) -> NoReturn:
+    """Raise the error of a request that no retry will make right."""
+    raise ApiError(400, message, parameter=parameter)
+
+
+def too_long(error: TooLongError, parameter: str) -> ApiError:
+    """A text beyond the limit."""
+    return ApiError(400, str(error), code="context_length_exceeded", parameter=parameter)
+
+
+def not_ready(stage: str) -> ApiError:
+    """Loading, draining or broken."""
+    return ApiError(503, f"the model is not ready (stage: {stage})", code="not_ready", retry=1)
+
+
+def of_engine(error: EngineError) -> ApiError:
+    """What became of a request in the queue."""
+    if isinstance(error, QueueFullError):
+        return ApiError(429, str(error), code="queue_full", retry=error.retry_after)
+    if isinstance(error, DeadlineError):
+        return ApiError(503, "the request's time ran out before its answer", code="deadline_exceeded", retry=1)
+    if isinstance(error, EngineDeadError):
+        return ApiError(503, "the model has stopped computing", code="not_ready", retry=1)
+    return ApiError(500, str(error), code="forward_failed")

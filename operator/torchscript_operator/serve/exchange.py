@@ -1,0 +1,138 @@
+"""What every route does: read JSON within bounds, compute while the client waits, encode the answer."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from torchscript_operator.serve.buckets import TooLongError
+from torchscript_operator.serve.engine import EngineError
+from torchscript_operator.serve.errors import ApiError, not_ready, of_engine, refuse, too_long
+from torchscript_operator.serve.rows import Result, Row
+from torchscript_operator.serve.state import Model, State
+
+JSON = "application/json"
+"""Content type of every answer but the metrics."""
+INLINE_VALUES = 65536
+"""Answers of up to this many numbers are encoded on the event loop, larger ones in a thread."""
+STARTED = "tsm.started"
+"""Key in the ASGI scope of the monotonic time at which the request's head had come."""
+
+
+def model_of(state: State) -> Model:
+    """The model.
+
+    Raises ApiError 503 while it loads. A draining pod still computes: clients learn of it later than the pod.
+    """
+    if state.model is None:
+        raise not_ready(state.stage)
+    return state.model
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Encode a small value."""
+    return Response(orjson.dumps(value), status, headers, JSON)
+
+
+async def numbers_response(state: State, value: Any, numbers: int) -> Response:
+    """Encode a value with NumPy arrays, off the event loop when it holds many numbers."""
+
+    def encode() -> bytes:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    if numbers <= INLINE_VALUES:
+        return Response(encode(), media_type=JSON)
+    return Response(await asyncio.get_running_loop().run_in_executor(state.executor, encode), media_type=JSON)
+
+
+@asynccontextmanager
+async def json_body(state: State, request: Request) -> AsyncIterator[Any]:
+    """The parsed body; its bytes count against the process's budget until the request is answered.
+
+    Raises ApiError: 413 beyond the limit of one request, 429 beyond the budget of all, 408 when the body does not come
+    in time, 400 for what is no JSON in UTF-8.
+    """
+    held = 0
+    try:
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > state.settings.request_bytes:
+            raise _too_large(state)
+        chunks = []
+        try:
+            async for chunk in _within(request.stream(), left(state, request)):
+                held += len(chunk)
+                state.buffered_bytes += len(chunk)
+                if held > state.settings.request_bytes:
+                    raise _too_large(state)
+                if state.buffered_bytes > state.settings.buffered_bytes:
+                    raise ApiError(429, "too many bytes wait to be processed", code="queue_full", retry=1)
+                chunks.append(chunk)
+        except asyncio.TimeoutError:
+            raise ApiError(408, "the body did not come in time") from None
+        body = b"".join(chunks)
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            refuse(f"the body is not valid JSON in UTF-8: {error.msg}")
+        yield value
+    finally:
+        state.buffered_bytes -= held
+
+
+async def compute(
+    state: State, request: Request, model: Model, rows: Sequence[Row], parameter: str = "input"
+) -> list[Result]:
+    """Results of a request's rows, given up when the client goes away.
+
+    Raises ApiError for rows beyond the limits and for what became of them in the queue; ClientDisconnect.
+    """
+    if len(rows) > state.settings.request_rows:
+        refuse(f"{len(rows)} texts in one request are more than {state.settings.request_rows}", parameter)
+    try:
+        for row in rows:
+            model.buckets.check(row.length)
+    except TooLongError as error:
+        raise too_long(error, parameter) from None
+    if sum(row.length for row in rows) > state.settings.queue_tokens:
+        refuse(f"one request may hold {state.settings.queue_tokens} tokens", parameter)
+    work = asyncio.ensure_future(model.engine.compute(rows, left(state, request)))
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    except EngineError as error:
+        raise of_engine(error) from None
+    finally:
+        gone.cancel()
+        work.cancel()
+
+
+def left(state: State, request: Request) -> float:
+    """Seconds of the request's time that are left."""
+    started: float = request.scope.get(STARTED, time.monotonic())
+    return state.settings.request_seconds - (time.monotonic() - started)
+
+
+async def _within(chunks: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    with contextlib.suppress(StopAsyncIteration):
+        while True:
+            yield await asyncio.wait_for(chunks.__anext__(), max(0.0, end - loop.time()))
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _too_large(state: State) -> ApiError:
+    return ApiError(413, f"the body is larger than {state.settings.request_bytes} bytes")

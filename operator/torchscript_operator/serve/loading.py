@@ -1,0 +1,169 @@
+"""From a digest to a model that may be served: fetch, verify, load, replay on this hardware, warm up.
+
+Runs in a thread of its own and is the first to import torch, so that the HTTP server answers probes meanwhile.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from torchscript_operator.artifact import digest as digests
+from torchscript_operator.artifact import golden
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.manifest import Manifest, OutputParity
+from torchscript_operator.artifact.parity import compare, describe, worst_first
+from torchscript_operator.artifact.request import ARTIFACT_CREDENTIALS_PREFIX, ServeRequest, Shape
+from torchscript_operator.artifact.store import Credentials, fetch, open_store
+from torchscript_operator.serve.buckets import Buckets
+from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS
+from torchscript_operator.serve.runner import TorchRunner
+from torchscript_operator.serve.settings import Settings
+from torchscript_operator.serve.tasks import Task, for_manifest
+from torchscript_operator.serve.threads import available_threads
+from torchscript_operator.serve.tokenizing import Tokenizing, pad_token
+
+LOGGER = logging.getLogger(__name__)
+WARM_UP_PASSES = 3
+"""TorchScript's profiling executor compiles on a shape's second pass; the third runs what it compiled."""
+
+
+class ReplayError(WorkerError):
+    """The golden inputs gave other outputs here; carries the figures for the termination message."""
+
+    def __init__(self, outputs: tuple[OutputParity, ...]) -> None:
+        """Take the figures of every golden case, the worst first."""
+        failed = [output for output in outputs if not output.passed]
+        detail = describe(failed[0]) if failed else "there is nothing to replay"
+        super().__init__(FailureReason.REPLAY_FAILED, f"{len(failed)} of {len(outputs)} comparisons failed: {detail}.")
+        self.outputs = outputs
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """All that serving needs."""
+
+    manifest: Manifest
+    runner: TorchRunner
+    task: Task
+    tokenizing: Tokenizing
+    replay: tuple[OutputParity, ...]
+
+
+Progress = Callable[[str], None]
+"""Told the name of each stage as it begins."""
+
+
+def load(request: ServeRequest, settings: Settings, environment: Mapping[str, str], progress: Progress) -> Loaded:
+    """Everything up to readiness.
+
+    Raises WorkerError with the class of what went wrong; ReplayError with figures.
+    """
+    progress("fetch")
+    folder = settings.scratch_path / "artifact" / request.digest.removeprefix(digests.PREFIX)
+    folder.mkdir(parents=True, exist_ok=True)
+    store = open_store(request.artifact, Credentials.from_environment(ARTIFACT_CREDENTIALS_PREFIX, environment))
+    # fetch() verifies the SHA-256 of every file, kept ones too: nothing below opens a file that did not pass.
+    manifest = fetch(store, request.digest, folder)
+    progress("load")
+    threads = settings.threads or available_threads()
+    torch.set_num_threads(max(1, threads // settings.workers))
+    task = for_manifest(manifest)
+    tokenizing = Tokenizing.load(manifest, folder)
+    runner = TorchRunner(
+        manifest,
+        _modules(manifest, folder),
+        task,
+        pad_id=pad_token(manifest, folder),
+        maximum_rows=request.batching.maximum_batch_size,
+        maximum_tokens=settings.batch_tokens,
+    )
+    progress("replay")
+    replayed = replay(runner, golden.read(folder / golden.GOLDEN_NAME) if _has_golden(manifest) else [])
+    progress("warm-up")
+    warm_up(runner)
+    return Loaded(manifest, runner, task, tokenizing, replayed)
+
+
+def replay(runner: TorchRunner, cases: list[golden.GoldenCase]) -> tuple[OutputParity, ...]:
+    """Run every golden case and compare with eager's outputs under the manifest's tolerances.
+
+    Raises ReplayError when one differs, or when there is none; with the policy Warn a difference is only logged.
+    """
+    parity = runner.manifest.parity
+    scores = {output.output for output in parity.outputs if output.agreement is not None}
+    figures: list[OutputParity] = []
+    for case in cases:
+        computed = runner.run_arrays(case.inputs)
+        mask = case.inputs.get(ATTENTION_MASK)
+        for output in runner.manifest.outputs:
+            name = output.name
+            figures.append(
+                compare(
+                    name,
+                    f"golden:{case.name}",
+                    case.outputs.get(name),
+                    computed.get(name),
+                    mask.astype(np.bool_) if mask is not None and _per_token(runner, name) else None,
+                    parity.tolerances,
+                    scores=name in scores,
+                )
+            )
+    ordered = tuple(worst_first(figures))
+    if not ordered:
+        raise ReplayError(ordered)
+    if not all(figure.passed for figure in ordered):
+        if parity.tolerances.policy == "Enforce":
+            raise ReplayError(ordered)
+        LOGGER.warning("the replay differs, served all the same as policy Warn says: %s", describe(ordered[0]))
+    return ordered
+
+
+def warm_up(runner: TorchRunner) -> None:
+    """Run every declared shape until its pass is compiled, with the token that fills rows and a full mask."""
+    for shape in runner.buckets.shapes:
+        inputs = _blank(runner, shape)
+        for _ in range(WARM_UP_PASSES):
+            started = time.monotonic()
+            runner.run_arrays(inputs)
+            LOGGER.debug("warmed %s in %.3f s", shape.name, time.monotonic() - started)
+
+
+def _blank(runner: TorchRunner, shape: Shape) -> dict[str, NDArray[np.int64]]:
+    size = (shape.batch, min(shape.sequence, runner.buckets.longest))
+    return {
+        tensor.name: (np.ones if tensor.name in {ATTENTION_MASK, INPUT_IDS} else np.zeros)(size, dtype=np.int64)
+        for tensor in runner.manifest.inputs
+    }
+
+
+def _per_token(runner: TorchRunner, output: str) -> bool:
+    return any(
+        axis.name == "sequence" for spec in runner.manifest.outputs if spec.name == output for axis in spec.axes[1:2]
+    )
+
+
+def _has_golden(manifest: Manifest) -> bool:
+    return any(entry.role == "golden" for entry in manifest.files)
+
+
+def _modules(manifest: Manifest, folder: Path) -> dict[Shape | None, Any]:
+    files = {entry.shape: folder / Path(entry.name).name for entry in manifest.files if entry.role == "model"}
+    expected = {None} if None in files else {Buckets.of(manifest).file_shape(shape) for shape in manifest.shapes}
+    if not expected <= files.keys():
+        raise WorkerError(FailureReason.INVALID_REQUEST, "the artifact has no model file for one of its shapes")
+    try:
+        return {
+            shape: torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+            for shape, path in files.items()
+        }
+    except RuntimeError as error:
+        text = str(error).strip().splitlines()
+        msg = f"torch {torch.__version__} cannot load the model file: {text[0] if text else error}"
+        raise WorkerError(FailureReason.INVALID_REQUEST, msg) from error

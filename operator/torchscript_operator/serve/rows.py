@@ -1,0 +1,59 @@
+"""A row: one text's tokens on their way through the queue, and what becomes of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+INPUT_IDS = "input_ids"
+"""The input that every text model has."""
+ATTENTION_MASK = "attention_mask"
+"""1 where a token counts, 0 where it is padding; a model without this input is never padded."""
+TOKEN_TYPE_IDS = "token_type_ids"  # noqa: S105 - the name of a tensor
+"""The segment of each token in models that read pairs."""
+
+Want = Literal["outputs", "answer"]
+"""The model's own outputs, or what the task makes of them, such as one vector a text."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch to be."""
+
+    inputs: Mapping[str, NDArray[np.int64]]
+    """Input name to array of shape (length,)."""
+    length: int
+    """Tokens, padding that the client gave itself included."""
+    want: Want = "answer"
+
+
+Result = Any
+"""For `answer` what the task returns; for `outputs` a dict of output name to array without the batch axis."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a forward pass gave."""
+
+    results: Sequence[Result]
+    """One for each row, in the rows' order."""
+    padded_tokens: int
+    """Batch times sequence as it ran."""
+
+
+class Runner(Protocol):
+    """Computes batches; called from worker threads."""
+
+    mixed_lengths: bool
+    """Whether rows of unlike length may run together."""
+
+    def padded(self, length: int) -> int:
+        """The sequence length at which a row of this length runs when it runs alone."""
+
+    def capacity(self, padded: int) -> int:
+        """The most rows of one forward pass at this padded length."""
+
+    def run(self, rows: Sequence[Row]) -> Computed:
+        """One forward pass."""

@@ -1,0 +1,86 @@
+"""How a serving process behaves beside its request: addresses, limits and times, each with its environment variable."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.request import SCRATCH_PATH, SERVE_PORT
+
+PREFIX = "TSM_SERVE_"
+"""A setting's variable is this and the field's name in capitals: TSM_SERVE_PORT."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every limit has a default that suits a pod with a 60 seconds termination grace period."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a pod's address is not known before it runs
+    """Address to listen on."""
+    port: int = SERVE_PORT
+    """TCP port to listen on; 0 takes a free one, which the log names."""
+    scratch: str = SCRATCH_PATH
+    """Writable folder for the fetched artifact."""
+    log_level: str = "info"
+    """debug writes one access line for each request."""
+    log_probes: bool = False
+    """Write access lines for health probes and metric scrapes too."""
+    workers: int = 1
+    """Forward passes at one time; the CPU limit's threads are shared among them."""
+    threads: int = 0
+    """Compute threads of all workers together; 0 follows the container's CPU limit."""
+    batch_tokens: int = 2048
+    """Padded tokens in one forward pass; one text longer than this runs alone."""
+    queue_rows: int = 8192
+    """Texts that may wait; beyond, clients are told to come back later."""
+    queue_tokens: int = 524288
+    """Tokens that may wait: at 8 bytes and three inputs a token, 12 MiB."""
+    request_bytes: int = 8 * 1024 * 1024
+    """Longest request body."""
+    buffered_bytes: int = 128 * 1024 * 1024
+    """All request bodies held at one time."""
+    request_rows: int = 2048
+    """Texts in one request, OpenAI's own limit."""
+    request_seconds: float = 30.0
+    """From the request's head to its answer; a request that takes longer is given up with 503."""
+    forward_seconds: float = 60.0
+    """A forward pass that takes longer counts as hung, and the pod as not live."""
+    linger_seconds: float = 5.0
+    """After SIGTERM new requests are still served for this long, while endpoints forget the pod."""
+    drain_seconds: float = 45.0
+    """After that, requests in flight have this long to finish."""
+
+    @property
+    def scratch_path(self) -> Path:
+        """The scratch folder as a path."""
+        return Path(self.scratch)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+        """Read what the environment overrides.
+
+        Raises WorkerError (InvalidRequest) for a value that is not of the field's type or below zero.
+        """
+        given: dict[str, str | int | float | bool] = {}
+        for field in fields(cls):
+            variable = f"{PREFIX}{field.name.upper()}"
+            if variable in environment:
+                given[field.name] = _parse(variable, environment[variable], type(field.default))
+        return cls(**given)  # type: ignore[arg-type]  # each value was parsed as its field's own type
+
+
+def _parse(variable: str, text: str, kind: type) -> str | int | float | bool:
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() in {"true", "false"}:
+            return text.lower() == "true"
+    else:
+        try:
+            number: int | float = kind(text)
+        except ValueError:
+            number = -1
+        if number >= 0:
+            return number
+    msg = f"{variable}={text!r} is not a valid {kind.__name__}"
+    raise WorkerError(FailureReason.INVALID_REQUEST, msg)

@@ -1,0 +1,73 @@
+"""feature-extraction: one vector a text, pooled from the token vectors as the manifest says."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.manifest import Manifest, Pooling, TensorSpec
+from torchscript_operator.serve.rows import Result
+from torchscript_operator.serve.tasks.base import Arrays, Task
+
+SMALLEST_COUNT = 1e-9
+"""Divisor of a mean over no token at all."""
+SMALLEST_NORM = 1e-12
+"""Divisor of a vector of zeros."""
+DEFAULT_POOLING = Pooling(mode="mean", normalize=False, origin="default")
+"""For artifacts whose source says nothing about pooling."""
+
+
+class FeatureExtraction(Task):
+    """Embeddings."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        """Find the output with a vector for each token."""
+        super().__init__(manifest)
+        self._pooling = manifest.pooling or DEFAULT_POOLING
+        self._output = _token_vectors(manifest)
+
+    @property
+    def width(self) -> int | None:
+        """The hidden width, or None when the pooling is `none` and there is no one vector a text."""
+        return None if self._pooling.mode == "none" else self._output.axes[-1].size
+
+    def finish(self, outputs: Arrays, mask: NDArray[np.int64]) -> Sequence[Result]:
+        """One float32 vector of shape (width,) a row, or (sequence, width) when nothing is pooled."""
+        vectors = pool(outputs[self._output.name], mask, self._pooling)
+        return list(vectors)
+
+    def describe(self) -> dict[str, Any]:
+        """The pooling beside the task."""
+        return super().describe() | {
+            "pooling": self._pooling.mode,
+            "normalize": self._pooling.normalize,
+            "width": self.width,
+        }
+
+
+def pool(tokens: NDArray[np.float32], mask: NDArray[np.int64], pooling: Pooling) -> NDArray[np.float32]:
+    """Token vectors (batch, sequence, width) and mask (batch, sequence) to text vectors (batch, width)."""
+    if pooling.mode == "mean":
+        weights = mask.astype(np.float32)
+        total = np.matmul(weights[:, None, :], tokens)[:, 0]
+        vectors = total / np.maximum(weights.sum(axis=1, keepdims=True), SMALLEST_COUNT)
+    elif pooling.mode == "max":
+        vectors = np.where(mask[:, :, None] != 0, tokens, np.float32(-np.inf)).max(axis=1)
+    elif pooling.mode == "cls":
+        vectors = tokens[:, 0]
+    else:
+        vectors = tokens
+    if pooling.normalize:
+        norms = np.sqrt(np.square(vectors).sum(axis=-1, keepdims=True))
+        vectors = vectors / np.maximum(norms, SMALLEST_NORM)
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def _token_vectors(manifest: Manifest) -> TensorSpec:
+    for output in manifest.outputs:
+        if [axis.name for axis in output.axes] == ["batch", "sequence", "feature"]:
+            return output
+    msg = "the artifact has no output of the axes batch, sequence, feature, which feature-extraction pools"
+    raise WorkerError(FailureReason.INVALID_REQUEST, msg)

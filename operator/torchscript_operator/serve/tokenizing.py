@@ -1,0 +1,120 @@
+"""Texts to rows with the artifact's tokenizer.json: nothing is cut, nothing is padded here."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.manifest import Manifest
+from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, Row
+
+INLINE_CHARACTERS = 4096
+"""Texts up to this many characters together are encoded on the event loop: a thread's hand-over would cost more."""
+KNOWN_INPUTS = frozenset({INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS})
+"""Inputs that can be made from a text."""
+
+
+class Tokenizing:
+    """The tokenizer of one artifact and the ranges of its ids."""
+
+    def __init__(self, tokenizer: Tokenizer | None, inputs: Sequence[str], config: dict[str, Any]) -> None:
+        """Take what was loaded.
+
+        tokenizer: None when the artifact has none, which leaves tensors only. config: the model's config.json.
+        """
+        self._tokenizer = tokenizer
+        self._inputs = tuple(inputs)
+        if tokenizer is not None:
+            # The file may ask for both; a server that obeyed would cut texts without a word.
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+        self.limits = {
+            name: size
+            for name, size in (
+                (INPUT_IDS, config.get("vocab_size")),
+                (TOKEN_TYPE_IDS, config.get("type_vocab_size")),
+                (ATTENTION_MASK, 2),
+            )
+            if isinstance(size, int) and size > 0 and name in self._inputs
+        }
+        """Input name to the first value that is too large."""
+
+    @classmethod
+    def load(cls, manifest: Manifest, folder: Path) -> "Tokenizing":
+        """Read tokenizer.json and config.json of a verified artifact.
+
+        Raises WorkerError (InvalidRequest) for a tokenizer.json that this version of tokenizers cannot read.
+        """
+        path = folder / "tokenizer.json"
+        tokenizer = None
+        if any(entry.name == path.name for entry in manifest.files):
+            try:
+                tokenizer = Tokenizer.from_file(str(path))
+            except Exception as error:
+                msg = f"tokenizer.json cannot be read by this worker's tokenizers: {error}"
+                raise WorkerError(FailureReason.INVALID_REQUEST, msg) from error
+        return cls(tokenizer, [tensor.name for tensor in manifest.inputs], read_config(manifest, folder))
+
+    @property
+    def available(self) -> bool:
+        """Whether texts can be taken at all."""
+        return self._tokenizer is not None and KNOWN_INPUTS.issuperset(self._inputs)
+
+    async def rows(self, texts: Sequence[str], executor: Executor) -> list[Row]:
+        """Encode texts, in their order; long ones in the executor. Special tokens are added as in training."""
+        if sum(map(len, texts)) <= INLINE_CHARACTERS:
+            return self.encode(texts)
+        return await asyncio.get_running_loop().run_in_executor(executor, self.encode, texts)
+
+    def encode(self, texts: Sequence[str]) -> list[Row]:
+        """Encode texts, in their order."""
+        if self._tokenizer is None:
+            msg = "the artifact has no tokenizer"
+            raise RuntimeError(msg)
+        if len(texts) == 1:
+            return [self._row(self._tokenizer.encode(texts[0]))]
+        return [self._row(encoding) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def from_ids(self, ids: NDArray[np.int64]) -> Row:
+        """A row of token ids that are taken as they are, special tokens included."""
+        length = len(ids)
+        made = {
+            INPUT_IDS: ids,
+            ATTENTION_MASK: np.ones(length, dtype=np.int64),
+            TOKEN_TYPE_IDS: np.zeros(length, dtype=np.int64),
+        }
+        return Row({name: made[name] for name in self._inputs}, length)
+
+    def _row(self, encoding: Encoding) -> Row:
+        made = {
+            INPUT_IDS: encoding.ids,
+            ATTENTION_MASK: encoding.attention_mask,
+            TOKEN_TYPE_IDS: encoding.type_ids,
+        }
+        return Row({name: np.array(made[name], dtype=np.int64) for name in self._inputs}, len(encoding.ids))
+
+
+def read_config(manifest: Manifest, folder: Path) -> dict[str, Any]:
+    """The model's config.json, or nothing when the artifact has none."""
+    if not any(entry.name == "config.json" for entry in manifest.files):
+        return {}
+    config = json.loads((folder / "config.json").read_bytes())
+    return config if isinstance(config, dict) else {}
+
+
+def pad_token(manifest: Manifest, folder: Path) -> int:
+    """The id that fills up rows: the config's, else the tokenizer's own, else 0; the mask hides it either way."""
+    given = read_config(manifest, folder).get("pad_token_id")
+    if isinstance(given, int):
+        return given
+    path = folder / "tokenizer.json"
+    padding = json.loads(path.read_bytes()).get("padding") if path.is_file() else None
+    found = padding.get("pad_id") if isinstance(padding, dict) else None
+    return found if isinstance(found, int) else 0
