@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.cluster import tools
+from tests.cluster import binaries
 
 NODE = "node-1"
 """Name of the only real node."""
@@ -48,4 +48,4 @@ def images() -> Path:
 
 def binary(name: str) -> Path:
     """The built command `name` (`kubectl`, `helm`, `kwok` …); FileNotFoundError says how to build it."""
-    return tools.binary(name)
+    return binaries.binary(name)

@@ -14,10 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 MODULES = Path(__file__).parent / "tools"
 """One folder with a go.mod and a go.sum per tool."""
@@ -104,7 +107,7 @@ TOOLS: dict[str, Tool] = {
             1,
             ("main.Version={version}",),
         ),
-        Tool("kwok", "sigs.k8s.io/kwok", (Command("kwok", "sigs.k8s.io/kwok/cmd/kwok"),), 1.2, default=False),
+        Tool("kwok", "sigs.k8s.io/kwok", (Command("kwok", "sigs.k8s.io/kwok/cmd/kwok"),), 1.5, default=False),
         Tool(
             "kubeconform",
             "github.com/yannh/kubeconform",
@@ -122,7 +125,8 @@ def version(tool: Tool) -> str:
     text = (tool.folder / "go.mod").read_text()
     found = re.search(rf"^(?:require )?\s*{re.escape(tool.module)} (v\S+)", text, re.MULTILINE)
     if found is None:
-        raise BuildError(f"{tool.folder}/go.mod does not require {tool.module}")
+        msg = f"{tool.folder}/go.mod does not require {tool.module}"
+        raise BuildError(msg)
     return found[1]
 
 
@@ -154,7 +158,9 @@ def owner(command: str) -> Tool:
     for tool in TOOLS.values():
         if any(c.name == command for c in tool.commands):
             return tool
-    raise KeyError(f"no tool builds {command!r}; there are {', '.join(c.name for t in TOOLS.values() for c in t.commands)}")
+    known = ", ".join(c.name for tool in TOOLS.values() for c in tool.commands)
+    msg = f"no tool builds {command!r}; there are {known}"
+    raise KeyError(msg)
 
 
 def binary(command: str) -> Path:
@@ -162,13 +168,18 @@ def binary(command: str) -> Path:
     tool = owner(command)
     path = folder(tool) / command
     if not path.exists():
-        raise FileNotFoundError(f"{command} is not built yet: run `python -m tests.cluster build {tool.name}`")
+        msg = f"{command} is not built yet: run `python -m tests.cluster build {tool.name}`"
+        raise FileNotFoundError(msg)
     return path
 
 
 def build(names: Iterable[str] = ()) -> None:
     """Builds the named tools, or all the default ones; what is built already costs nothing."""
-    chosen = [TOOLS[name] for name in names] or [tool for tool in TOOLS.values() if tool.default]
+    wanted = list(names)
+    if unknown := [name for name in wanted if name not in TOOLS]:
+        msg = f"no such tool: {', '.join(unknown)}. There are {', '.join(TOOLS)}"
+        raise BuildError(msg)
+    chosen = [TOOLS[name] for name in wanted] or [tool for tool in TOOLS.values() if tool.default]
     missing = [tool for tool in chosen if not folder(tool).exists()]
     if not missing:
         return
@@ -204,10 +215,11 @@ def _compile(go: str, tool: Tool, command: Command, output: Path) -> None:
     )
     if done.returncode:
         tail = "\n".join(done.stderr.splitlines()[-20:])
-        raise BuildError(
+        msg = (
             f"go build of {command.package} failed:\n{tail}\n"
             "Run it again: finished packages are kept. If a module cannot be fetched, check `go env GOPROXY`."
         )
+        raise BuildError(msg)
 
 
 def _go() -> str:

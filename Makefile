@@ -1,0 +1,85 @@
+# Every command that a contributor or CI runs. `make help` lists them.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+UV_VERSION := 0.13.9
+UV := build/uv/bin/uv
+PYTHON := .venv/bin/python
+CODE := operator tests charts
+
+# Of `make demo`: a cluster that exists already, and where its nodes can pull images from.
+CONTEXT ?=
+IMAGE_REPOSITORY ?=
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(UV):
+	@echo "==> uv $(UV_VERSION) (seconds)"
+	@python3 -m venv build/uv
+	@build/uv/bin/pip install --quiet uv==$(UV_VERSION)
+
+.venv/.done: tests/requirements.txt pyproject.toml | $(UV)
+	@echo "==> Python environment (about 30 s, some minutes where torch has to be downloaded first)"
+	@$(UV) venv --quiet --allow-existing --python 3.11 .venv
+	@$(UV) pip sync --quiet --python $(PYTHON) --require-hashes tests/requirements.txt
+	@$(UV) pip install --quiet --python $(PYTHON) --no-deps --editable .
+	@touch $@
+
+.PHONY: venv
+venv: .venv/.done ## Make the Python environment
+
+.PHONY: demo
+demo: venv ## Everything from an empty machine to an answered request (CONTEXT=… IMAGE_REPOSITORY=… for your own cluster)
+	@$(PYTHON) -m tests.e2e.demo $(if $(CONTEXT),--context "$(CONTEXT)") $(if $(IMAGE_REPOSITORY),--image-repository "$(IMAGE_REPOSITORY)")
+
+.PHONY: test
+test: lint verify cluster-build images ## Every test, as CI runs them
+	@$(PYTHON) -m pytest tests
+
+.PHONY: unit
+unit: venv ## The fast tests: pure functions, golden files, the chart
+	@$(PYTHON) -m pytest tests/unit
+
+.PHONY: lint
+lint: venv ## Style, types and the walls between rooms
+	@.venv/bin/ruff check $(CODE)
+	@.venv/bin/ruff format --check $(CODE)
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo | tail -n 3
+
+.PHONY: format
+format: venv ## Format the code and mend what can be mended
+	@.venv/bin/ruff check --fix $(CODE)
+	@.venv/bin/ruff format $(CODE)
+
+.PHONY: generate
+generate: venv ## Make generated files again: the CRD and the chart's copy of it
+	@$(PYTHON) charts/generate.py
+
+.PHONY: verify
+verify: venv ## Fail where a generated file is not what it is generated from
+	@$(PYTHON) charts/generate.py --check
+
+.PHONY: lock
+lock: $(UV) ## Resolve and lock all requirements again
+	@PATH="$(CURDIR)/build/uv/bin:$$PATH" images/lock.sh
+
+.PHONY: images
+images: venv cluster-build ## Build the operator's and the worker's image
+	@PATH="$(CURDIR)/build/uv/bin:$$PATH" $(PYTHON) -m tests.cluster.images build all
+
+.PHONY: cluster-build
+cluster-build: venv ## Build Kubernetes and its companions (about 12 minutes, once for each version)
+	@$(PYTHON) -m tests.cluster build
+
+.PHONY: cluster-up
+cluster-up: venv ## Start the embedded cluster, or repair it
+	@$(PYTHON) -m tests.cluster up
+
+.PHONY: cluster-down
+cluster-down: venv ## Remove the embedded cluster and all that it left on this machine
+	@$(PYTHON) -m tests.cluster down

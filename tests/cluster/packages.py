@@ -1,0 +1,75 @@
+"""The Debian packages that a node needs, installed when a command of theirs is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+WHAT_NEEDS_WHAT: dict[str, str] = {
+    "/usr/bin/containerd": "containerd",
+    "/usr/sbin/runc": "runc",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
+    "/usr/sbin/nft": "nftables",
+    "/usr/sbin/conntrack": "conntrack",
+    "/usr/bin/busybox": "busybox-static",
+    "/usr/bin/openssl": "openssl",
+    "/usr/bin/mount": "mount",
+    "/usr/sbin/ip": "iproute2",
+    "/usr/sbin/ethtool": "ethtool",
+    "/usr/bin/buildah": "buildah",
+    "/usr/bin/mmdebstrap": "mmdebstrap",
+}
+"""A file, and the package that brings it. buildah and mmdebstrap are for the images that `images.py` makes."""
+
+_POLICY = Path("/usr/sbin/policy-rc.d")
+"""Debian asks it whether a package may start its service; 101 means no."""
+
+_REFUSAL = "#!/bin/sh\nexit 101\n"
+
+
+def missing() -> list[str]:
+    """Packages whose file is not there."""
+    return sorted({package for file, package in WHAT_NEEDS_WHAT.items() if not _present(file)})
+
+
+def install() -> None:
+    """Installs what is missing, without starting a containerd of Debian's beside ours."""
+    wanted = missing()
+    if not wanted:
+        return
+    if shutil.which("apt-get") is None:
+        msg = f"this machine has no apt-get: install {', '.join(wanted)} (Debian's names) by hand"
+        raise RuntimeError(msg)
+    if os.geteuid() != 0:
+        msg = f"run as root, or install {', '.join(wanted)} first"
+        raise RuntimeError(msg)
+    print(f"installing {', '.join(wanted)} (about half a minute)", file=sys.stderr, flush=True)
+    ours = not _POLICY.exists()
+    if ours:
+        _POLICY.write_text(_REFUSAL)
+        _POLICY.chmod(0o755)
+    try:
+        _apt("update")
+        _apt("install", "-y", "--no-install-recommends", *wanted)
+    finally:
+        if ours:
+            _POLICY.unlink()
+    if still := missing():
+        msg = f"installed, but these packages' files are not where Debian puts them: {', '.join(still)}"
+        raise RuntimeError(msg)
+
+
+def _present(file: str) -> bool:
+    return Path(file).exists() or shutil.which(Path(file).name) is not None
+
+
+def _apt(*arguments: str) -> None:
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    command = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        msg = f"apt-get {arguments[0]} failed:\n{(done.stdout + done.stderr)[-2000:]}"
+        raise RuntimeError(msg)
