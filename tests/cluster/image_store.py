@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from tests.cluster import paths
+from tests.cluster import paths, scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 _NAME = "org.opencontainers.image.ref.name"
 """The annotation that names an image in an OCI layout."""
@@ -49,7 +51,7 @@ class Layout:
     def entries(self) -> list[dict[str, Any]]:
         """Descriptors of the images, oldest first."""
         index = self.folder / "index.json"
-        return json.loads(index.read_text())["manifests"] if index.exists() else []  # type: ignore[no-any-return]
+        return json.loads(index.read_text())["manifests"] if index.exists() else []
 
     def find(self, reference: str) -> dict[str, Any] | None:
         """The image's descriptor, if it is here."""
@@ -74,9 +76,9 @@ class Layout:
         gone = set(older[: max(0, len(older) - (count - 1))])
         kept = [entry for entry in entries if entry.get("annotations", {}).get(_NAME) not in gone]
         index = json.loads((self.folder / "index.json").read_text()) | {"manifests": kept}
-        scratch = self.folder / ".index.json"
-        scratch.write_text(json.dumps(index))
-        scratch.rename(self.folder / "index.json")
+        unfinished = self.folder / ".index.json"
+        unfinished.write_text(json.dumps(index))
+        unfinished.rename(self.folder / "index.json")
         used = {self.blob(digest) for entry in kept for digest in self.blobs(entry)}
         for blob in (self.folder / "blobs/sha256").iterdir():
             if blob not in used:
@@ -115,7 +117,7 @@ class ImageArchive:
         """The image as an OCI archive; `without` names blobs that the reader has."""
         entry = self._entry()
         index = {"schemaVersion": 2, "manifests": [entry]}
-        with tarfile.open(fileobj=output, mode="w|", bufsize=1 << 20, copybufsize=1 << 20) as tar:
+        with tarfile.open(fileobj=output, mode="w|", bufsize=1 << 20) as tar:
             for name, content in (("oci-layout", {"imageLayoutVersion": "1.0.0"}), ("index.json", index)):
                 data = json.dumps(content).encode()
                 info = tarfile.TarInfo(name)
@@ -148,10 +150,7 @@ class ImageArchive:
 
     def push(self, repository: str) -> str:
         """To a registry, for a cluster that is not ours, with the machine's own credentials; returns the new name."""
-        target = f"{repository.rstrip('/')}/{self.repository.rpartition('/')[2]}:{self.tag}"
-        source = f"oci:{self.layout.folder}:{self.reference}"
-        run(["skopeo", "copy", "--policy", str(self.layout.policy()), source, f"docker://{target}"], show=True)
-        return target
+        return _push(f"oci:{self.layout.folder}:{self.reference}", self.reference, repository, self.layout.policy())
 
     def _import(self, ctr: Sequence[str], without: Collection[str]) -> str:
         """The error's text, empty when it worked."""
@@ -175,29 +174,50 @@ class ImageArchive:
         return entry
 
 
+def push_archive(file: Path, repository: str) -> str:
+    """An OCI archive to a registry; its new name there."""
+    name, _ = scratch.describe(file)
+    with tempfile.TemporaryDirectory() as folder:
+        policy = Path(folder) / "policy.json"
+        policy.write_text(json.dumps(_POLICY))
+        return _push(f"oci-archive:{file}", name, repository, policy)
+
+
+def _push(source: str, reference: str, repository: str, policy: Path) -> str:
+    target = f"{repository.rstrip('/')}/{reference.rpartition('/')[2]}"
+    # A registry on this machine, such as kind's, has no certificate; Docker makes the same exception.
+    local = target.startswith(("localhost:", "localhost/", "127.0.0.1:"))
+    options = ["--policy", str(policy), f"--dest-tls-verify={str(not local).lower()}"]
+    run(["skopeo", "copy", *options, source, f"docker://{target}"], show=True)
+    return target
+
+
 def run(command: Sequence[str], environment: Mapping[str, str] = os.environ, *, show: bool = False) -> str:
     """The command's output, stripped. `show` passes it on line by line; a failure carries its end."""
-    if shutil.which(command[0]) is None:
-        raise BuildError(
-            f"no {command[0]} on PATH: `apt-get install {'containerd' if command[0] == 'ctr' else command[0]}`"
+    try:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if show else subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
-    lines: list[str] = []
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if not show else subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        assert process.stdout is not None
+    except FileNotFoundError as error:
+        package = {"ctr": "containerd"}.get(command[0], command[0])
+        raise BuildError(f"no {command[0]} on this machine: `apt-get install {package}`") from error
+    with process:
         if show:
-            for line in process.stdout:
-                lines.append(line)
-                print(f"    {line.rstrip()[:160]}", file=sys.stderr, flush=True)
-            output, errors = "".join(lines), "".join(lines)
+            assert process.stdout is not None
+            output = errors = "".join(_echoed(process.stdout))
         else:
             output, errors = process.communicate()
     if process.returncode:
-        raise BuildError(f"{' '.join(command[:1])} failed:\n" + "\n".join(errors.splitlines()[-25:]))
+        raise BuildError(f"{command[0]} failed:\n" + "\n".join(errors.splitlines()[-25:]))
     return output.strip()
+
+
+def _echoed(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        print(f"    {line.rstrip()[:160]}", file=sys.stderr, flush=True)
+        yield line

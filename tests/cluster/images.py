@@ -18,13 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tests.cluster import package_index
+from tests.cluster import package_index, packages
 from tests.cluster.image_store import BuildError, ImageArchive, Layout, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 REPOSITORY = Path(__file__).parents[2]
 """The checkout: the build context of every Dockerfile in `images/`."""
@@ -40,6 +43,8 @@ BASE_WITHOUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "
 
 KINDS = ("operator", "worker")
 """The folders of `images/` that are built here."""
+
+_RECIPE = json.dumps([SUITE, BASE_PACKAGES, BASE_WITHOUT])
 
 _KEPT = 2
 """Images of a kind that stay in the cache: switching between two branches builds nothing."""
@@ -66,12 +71,16 @@ class Builder:
         image = ImageArchive(self.layout, f"{self.prefix}/{kind}:src-{_identity(sources)}")
         if image.exists():
             return image
-        _require("buildah", "skopeo", "mmdebstrap")
+        packages.install()
         with self._locked():
             if not image.exists():
                 started = time.monotonic()
                 _say(f"building {image.reference} (a minute when new, seconds when only our code changed)")
-                self._build(kind, sources, image)
+                self._rm_all()  # of a build that was killed
+                try:
+                    self._build(kind, sources, image)
+                finally:
+                    self._rm_all()  # a step that failed leaves its file system mounted
                 self._forget(kind, image)
                 _say(f"  built in {time.monotonic() - started:.0f} s")
         return image
@@ -84,6 +93,8 @@ class Builder:
         with tempfile.TemporaryDirectory(dir=self.root) as folder:
             scratch = Path(folder)
             context = _stage(sources, scratch / "context")
+            if _identity({name: context / name for name in sources}) != image.tag.removeprefix("src-"):
+                raise BuildError("the sources changed while the build began: run it again")
             secrets = {"pip": scratch / "pip.conf", "uv": scratch / "uv.toml"}
             secrets["pip"].write_text(package_index.index().pip_conf())
             secrets["uv"].write_text(package_index.index().uv_toml())
@@ -109,8 +120,7 @@ class Builder:
 
     def _base(self) -> str:
         """Our base image's name, made when it is not there: Debian's minimal system with Python."""
-        recipe = json.dumps([SUITE, BASE_PACKAGES, BASE_WITHOUT])
-        name = f"{self.prefix}/base:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+        name = f"{self.prefix}/base:{hashlib.sha256(_RECIPE.encode()).hexdigest()[:12]}"
         if self._buildah("images", "--quiet", "--filter", f"reference={name}", quiet=True):
             return name
         _say(f"  making the base image with mmdebstrap (half a minute): {SUITE}, {', '.join(BASE_PACKAGES)}")
@@ -132,6 +142,18 @@ class Builder:
         for reference in self.layout.keep(f"{self.prefix}/{kind}", newest.reference, _KEPT):
             subprocess.run([*self._command(), "rmi", reference], capture_output=True, check=False)
         self._buildah("rmi", "--prune", quiet=True)
+
+    def clean(self) -> None:
+        """Removes all images and what a killed build left mounted."""
+        if self._storage.exists():
+            with self._locked():
+                self._rm_all()
+                self._buildah("rmi", "--all", "--force", quiet=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _rm_all(self) -> None:
+        """Removes buildah's working containers; the storage is ours alone, and locked."""
+        self._buildah("rm", "--all", quiet=True)
 
     @property
     def _storage(self) -> Path:
@@ -195,7 +217,7 @@ def _sources(kind: str) -> dict[str, Path]:
 
 def _identity(sources: dict[str, Path]) -> str:
     """Twelve hexadecimal digits that change with any input of the image."""
-    digest = hashlib.sha256(json.dumps([SUITE, BASE_PACKAGES, BASE_WITHOUT]).encode())
+    digest = hashlib.sha256(_RECIPE.encode())
     for name, path in sorted(sources.items()):
         digest.update(f"{name}\0{path.stat().st_mode & 0o111:o}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -212,12 +234,6 @@ def _stage(sources: dict[str, Path], context: Path) -> Path:
     for entry in (context, *context.rglob("*")):
         os.utime(entry, (0, 0))
     return context
-
-
-def _require(*commands: str) -> None:
-    missing = [command for command in commands if shutil.which(command) is None]
-    if missing:
-        raise BuildError(f"images are built with {', '.join(missing)}: `apt-get install {' '.join(missing)}`")
 
 
 def _say(line: str) -> None:
@@ -241,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("push needs --repository")
     builder = Builder(cache(), options.tag_prefix)
     if options.action == "clean":
-        shutil.rmtree(builder.root, ignore_errors=True)
+        builder.clean()
         return 0
     try:
         for kind in KINDS if options.kind == "all" else (options.kind,):
@@ -249,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.action == "load":
                 image.load(options.socket)
             print(image.push(options.repository) if options.action == "push" else image.reference)
-    except BuildError as error:
+    except RuntimeError as error:
         _say(f"error: {error}")
         return 1
     return 0

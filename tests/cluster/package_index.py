@@ -11,9 +11,12 @@ import json
 import os
 import ssl
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 """Where Debian's images keep the certificates of authorities; ours is mounted over it while a build runs."""

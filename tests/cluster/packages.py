@@ -21,8 +21,9 @@ WHAT_NEEDS_WHAT: dict[str, str] = {
     "/usr/sbin/ethtool": "ethtool",
     "/usr/bin/buildah": "buildah",
     "/usr/bin/mmdebstrap": "mmdebstrap",
+    "/usr/bin/skopeo": "skopeo",
 }
-"""A file, and the package that brings it. buildah and mmdebstrap are for the images that `images.py` makes."""
+"""A file, and the package that brings it. buildah, mmdebstrap and skopeo are for the images that `images.py` makes."""
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 """Debian asks it whether a package may start its service; 101 means no."""

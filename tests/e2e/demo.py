@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 900
 SENTENCES = ("A man is playing a guitar on stage.", "Someone performs music for an audience.")
 COLOURS = {"True": "green", "False": "yellow", "Unknown": "dim"}
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 140, soft_wrap=True)
 started = time.monotonic()
 
 

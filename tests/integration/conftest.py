@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import yaml
@@ -18,6 +18,7 @@ from tests.cluster.network import free_ports
 
 ROOT = Path(__file__).parents[2]
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +94,7 @@ def operator(plane: ControlPlane, settings_file: Path, tmp_path: Path) -> Iterat
     sys.stderr.write(running.log.read_text())
 
 
-def eventually[T](look: Callable[[], T | None], what: str, seconds: float = 30) -> T:
+def eventually(look: Callable[[], T | None], what: str, seconds: float = 30) -> T:
     """Wait until a look finds something; fails with what was awaited."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

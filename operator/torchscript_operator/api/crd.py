@@ -61,6 +61,14 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
+def _keyword(key: str, value: Any, definitions: dict[str, Any]) -> Any:
+    if key == "properties":
+        return {name: structural(item, definitions) for name, item in value.items()}
+    if key == "default":
+        return _without_nulls(value)
+    return value if key in VERBATIM else structural(value, definitions)
+
+
 def structural(schema: Any, definitions: dict[str, Any]) -> Any:
     """Turn pydantic's JSON Schema into a structural schema: references inlined, optional fields without null.
 
@@ -75,16 +83,11 @@ def structural(schema: Any, definitions: dict[str, Any]) -> Any:
         return structural({**target, **{key: value for key, value in schema.items() if key != "$ref"}}, definitions)
     if "anyOf" in schema:
         return structural(_optional(schema), definitions)
-    result: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "properties":
-            result[key] = {name: structural(item, definitions) for name, item in value.items()}
-        elif key == "default":
-            result[key] = _without_nulls(value)
-        elif key in VERBATIM:
-            result[key] = value
-        elif key != "title" and not (key == "additionalProperties" and isinstance(value, bool)):
-            result[key] = structural(value, definitions)
+    result: dict[str, Any] = {
+        key: _keyword(key, value, definitions)
+        for key, value in schema.items()
+        if key != "title" and not (key == "additionalProperties" and isinstance(value, bool))
+    }
     if "description" in result:
         result["description"] = " ".join(result["description"].split())
     return result
@@ -176,6 +179,10 @@ def build() -> dict[str, Any]:
 
 class _Dumper(yaml.SafeDumper):
     """Quotes strings that other YAML parsers take for numbers: 1e-4 is a string to PyYAML and a float to Go."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 -- the signature is PyYAML's
+        """Write repeated parts out: people and simple parsers read no anchors."""
+        return True
 
 
 def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -50,7 +50,7 @@ CLASSES: dict[FailureReason, FailureClass] = {
         70, True, "Read the Job's log; if it shows a fault of the operator's worker, report it."
     ),
     FailureReason.INVALID_REQUEST: FailureClass(
-        64, False, "The worker image is older or newer than the operator: install matching versions."
+        64, False, "Correct what the message names; if that is right, install matching operator and worker versions."
     ),
     FailureReason.SOURCE_NOT_FOUND: FailureClass(
         66, False, "Correct spec.source: the repository, revision, object or path does not exist."
@@ -76,18 +76,14 @@ CLASSES: dict[FailureReason, FailureClass] = {
     FailureReason.UNSUPPORTED_OPERATOR: FailureClass(
         81, False, "Choose another compiler or model: the compiler has no implementation of the operators named."
     ),
-    FailureReason.COMPILATION_FAILED: FailureClass(
-        82, False, "Read the Job's log for the compiler's message."
-    ),
+    FailureReason.COMPILATION_FAILED: FailureClass(82, False, "Read the Job's log for the compiler's message."),
     FailureReason.DEVICE_UNAVAILABLE: FailureClass(
         83, True, "Check the device plugin and the node's driver: the accelerator did not answer."
     ),
     FailureReason.PARITY_FAILED: FailureClass(
         84, False, "Open the parity report; choose a higher precision, or widen spec.parity if the drift is acceptable."
     ),
-    FailureReason.STORE_NOT_FOUND: FailureClass(
-        85, False, "Create the bucket or volume that spec.artifact names."
-    ),
+    FailureReason.STORE_NOT_FOUND: FailureClass(85, False, "Create the bucket or volume that spec.artifact names."),
     FailureReason.STORE_ACCESS_DENIED: FailureClass(
         86, False, "Give spec.artifact a Secret whose credentials may read and write the store."
     ),

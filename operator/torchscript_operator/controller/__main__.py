@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 
+import yaml
 from pydantic import ValidationError
 
 from torchscript_operator import __version__
@@ -20,7 +21,7 @@ def main() -> int:
     logs.configure({"operator": __version__}, os.environ)
     try:
         chosen = settings.load()
-    except (KeyError, OSError, ValidationError, ValueError) as error:
+    except (KeyError, OSError, ValidationError, ValueError, yaml.YAMLError) as error:
         logging.getLogger(__name__).error("the settings file (%s) is bad: %s", settings.PATH_VARIABLE, error)  # noqa: TRY400 -- one line, no trace
         return 2
     logging.getLogger("torchscript_operator").setLevel(chosen.log_level)

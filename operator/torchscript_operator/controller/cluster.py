@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import urlencode
 
+import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.exceptions import ApiException
-from kubernetes.aio.utils.retry import DEFAULT_RETRY_AFTER_BACKOFF, on_retry_after_error  # type: ignore[attr-defined]
+from kubernetes.aio.utils.retry import Backoff, on_retry_after_error  # type: ignore[attr-defined]
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
 from torchscript_operator.controller import metrics
@@ -20,6 +21,8 @@ from torchscript_operator.controller.model import MANAGER, MODEL_LABEL, Json
 
 REQUEST_SECONDS = 30
 """Longest time for one call; a server that takes longer is retried by the queue."""
+TOO_MANY_BACKOFF = Backoff(steps=8, duration=0.25, factor=2.0, jitter=0.2)
+"""Waits, in seconds, where the server says "too many requests" but not for how long; then the queue takes over."""
 APPLY = "application/apply-patch+yaml"
 FORCED = {"fieldManager": MANAGER, "force": "true"}
 """A server-side apply that takes its fields from whoever had them."""
@@ -101,19 +104,21 @@ class Cluster:
             answer = await self.client.call_api(*call, _request_timeout=REQUEST_SECONDS)
             data = await answer.read()  # type: ignore[no-untyped-call]
             if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-                raise ApiException(status=answer.status, reason=answer.reason, body=data.decode(errors="replace"))
+                refusal = ApiException(status=answer.status, reason=answer.reason, body=data.decode(errors="replace"))
+                refusal.headers = answer.headers
+                raise refusal
             parsed: Json = json.loads(data) if data else {}
             return parsed
 
         code = 0
         try:
             # Too many requests is the server's own flow control: wait as long as it asks, with no limit of our own.
-            result = await on_retry_after_error(DEFAULT_RETRY_AFTER_BACKOFF, _is_retriable, once)
+            result = await on_retry_after_error(TOO_MANY_BACKOFF, _is_retriable, once)
             code = 200
         except ApiException as error:
             code = error.status or 0
             raise ApiError(code, _words(error)) from error
-        except (OSError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise ApiError(0, f"no answer from the API server: {type(error).__name__}") from error
         else:
             return result
@@ -161,14 +166,25 @@ class Cluster:
         return tuple(await self.list(api_version, plural, namespace, f"{MODEL_LABEL}={model}"))
 
     async def create(self, body: Json) -> bool:
-        """Create an object; False where one of that name exists already."""
+        """Create an object; False where it exists already. Raises ApiError where that one has another owner."""
         try:
             await self._call("POST", _path(body), body, query={"fieldManager": MANAGER})
         except ApiError as error:
-            if error.status == HTTPStatus.CONFLICT:
-                return False
-            raise
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            await self._assert_same_owner(body)
+            return False
         return True
+
+    async def _assert_same_owner(self, body: Json) -> None:
+        wanted = {owner["uid"] for owner in body["metadata"].get("ownerReferences", [])}
+        if not wanted:
+            return
+        name = body["metadata"]["name"]
+        live = await self._call("GET", f"{_path(body)}/{name}")
+        if wanted.isdisjoint(owner["uid"] for owner in live["metadata"].get("ownerReferences", [])):
+            message = f"{body['kind']} {name} exists and belongs to another object; delete it or rename the model"
+            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, message)
 
     async def apply(self, body: Json) -> None:
         """Server-side apply: ours are just the fields named, and we take them from whoever had them."""

@@ -66,6 +66,11 @@ def _statuses(pod: Json) -> list[Json]:
     return pod.get("status", {}).get("containerStatuses") or []
 
 
+def _sentence(text: str) -> str:
+    """Words of Kubernetes as a sentence; only the first letter changes, names keep theirs."""
+    return f"{text[:1].upper()}{text[1:].rstrip('. ')}."
+
+
 def _named(values: Json | None) -> str:
     return ", ".join(f"{key}={value}" for key, value in sorted((values or {}).items()))
 
@@ -100,13 +105,15 @@ def waiting(pod: Json, fields: Fields) -> Finding | None:
         reason, said = state.get("reason", ""), state.get("message", "")
         if reason in PULL_REASONS:
             advice = f"Check {fields.image}, the operator's image settings and the pull secrets."
-            said = f"The image {status['image']} cannot be pulled: {said or reason}."
+            said = _sentence(f"The image {status['image']} cannot be pulled: {said or reason}")
             return Finding("start", conditions.IMAGE_PULL_FAILED, f"{said} {advice}")
         if reason in CONFIGURATION_REASONS:
             advice = "Create it in the model's namespace, or correct the reference in the spec."
-            return Finding("start", conditions.CONFIGURATION_MISSING, f"{said.capitalize()}. {advice}")
+            return Finding("start", conditions.CONFIGURATION_MISSING, f"{_sentence(said or reason)} {advice}")
         if reason in START_REASONS:
-            return Finding("start", conditions.START_FAILED, f"The container did not start: {said or reason}.")
+            return Finding(
+                "start", conditions.START_FAILED, _sentence(f"The container did not start: {said or reason}")
+            )
     return None
 
 
@@ -127,9 +134,12 @@ def ended(state: Json) -> Finding:
     if report is not None and report.failure is not None:
         failure = report.failure
         return Finding(failure.stage, failure.reason.value, failure.message, code)
-    reason = FailureReason.OUT_OF_MEMORY if state.get("reason") == "OOMKilled" else reason_of_exit_code(code)
+    killed = state.get("reason") == "OOMKilled"
+    reason = FailureReason.OUT_OF_MEMORY if killed else reason_of_exit_code(code)
     known = CLASSES[reason]
-    what = "was killed for want of memory" if reason is FailureReason.OUT_OF_MEMORY else f"ended with exit code {code}"
+    what = f"ended with exit code {code}"
+    if reason is FailureReason.OUT_OF_MEMORY:
+        what = "was killed for want of memory" if killed else f"was killed ({what}), most likely for want of memory,"
     tail = text[-LOG_TAIL_CHARACTERS:] or None
     return Finding("run", reason.value, f"The container {what} and left no report. {known.advice}", code, tail)
 
@@ -154,8 +164,8 @@ def evicted(pod: Json, _fields: Fields) -> Finding | None:
     return None
 
 
-CHECKS: tuple[Callable[[Json, Fields], Finding | None], ...] = (unschedulable, waiting, terminated, evicted)
-"""In the order of a pod's life."""
+CHECKS: tuple[Callable[[Json, Fields], Finding | None], ...] = (unschedulable, waiting, evicted, terminated)
+"""In the order of a pod's life; an evicted pod's container was killed too, but not for its own memory."""
 
 
 def pod_trouble(pod: Json, fields: Fields) -> Finding | None:
@@ -169,7 +179,7 @@ def no_pod(job: Json, events: tuple[Json, ...]) -> Finding | None:
     said = [event.get("message", "") for event in events if event.get("involvedObject", {}).get("uid") == uid]
     if not said:
         return None
-    return Finding("schedule", conditions.POD_REJECTED, f"The Job's pod was refused: {said[-1].rstrip('.')}.")
+    return Finding("schedule", conditions.POD_REJECTED, _sentence(f"The Job's pod was refused: {said[-1]}"))
 
 
 def job_failure(job: Json, pods: tuple[Json, ...]) -> Finding:
@@ -182,7 +192,7 @@ def job_failure(job: Json, pods: tuple[Json, ...]) -> Finding:
         message = f"The export took longer than {seconds} s. Raise spec.targets[].job.activeDeadlineSeconds.{because}"
         return Finding("run", conditions.DEADLINE_EXCEEDED, message)
     for pod in reversed(pods):
-        if trouble := terminated(pod, JOB_FIELDS) or evicted(pod, JOB_FIELDS):
+        if trouble := evicted(pod, JOB_FIELDS) or terminated(pod, JOB_FIELDS):
             return trouble
     message = failed.get("message") or "The Job failed and its pods are gone."
     return Finding("run", FailureReason.INTERNAL_ERROR.value, message)

@@ -14,26 +14,41 @@ def _same_quantity(wanted: Any, live: Any) -> bool:
         return False
 
 
+MERGE_KEYS = ("mountPath", "uid", "name", "topologyKey")
+"""Fields by which the API server tells the items of a list apart, the first that all items have."""
+
+
+def _merge_key(items: list[Any]) -> str | None:
+    return next(
+        (key for key in MERGE_KEYS if items and all(isinstance(item, dict) and key in item for item in items)), None
+    )
+
+
+def _contains_items(live: list[Any], wanted: list[Any], *, quantities: bool) -> bool:
+    """Compare lists: of named items ours must be there beside others' own, any other list is ours as a whole."""
+    key = _merge_key(wanted)
+    if key is None:
+        pairs = zip(live, wanted, strict=False)
+        return len(live) == len(wanted) and all(contains(seen, item, quantities=quantities) for seen, item in pairs)
+    by_key = {seen[key]: seen for seen in live if isinstance(seen, dict) and key in seen}
+    return all(contains(by_key.get(item[key]), item, quantities=quantities) for item in wanted)
+
+
 def contains(live: Any, wanted: Any, *, quantities: bool = False) -> bool:
     """Whether all that is wanted is in the live value; what the API server added by default is passed over.
 
     Below `requests` and `limits` 0.5 and 500m are the same, since the API server rewrites quantities.
     """
+    if live is None:
+        # Go leaves empty fields out.
+        return wanted is None or wanted in ("", {}, [])
     if isinstance(wanted, dict):
-        if live is None:
-            return not wanted
         return isinstance(live, dict) and all(
             contains(live.get(key), value, quantities=key in {"requests", "limits"} or quantities)
             for key, value in wanted.items()
         )
     if isinstance(wanted, list):
-        if live is None:
-            return not wanted
-        return (
-            isinstance(live, list)
-            and len(live) == len(wanted)
-            and all(contains(seen, item, quantities=quantities) for seen, item in zip(live, wanted, strict=True))
-        )
+        return isinstance(live, list) and _contains_items(live, wanted, quantities=quantities)
     return bool(live == wanted) or (quantities and _same_quantity(wanted, live))
 
 

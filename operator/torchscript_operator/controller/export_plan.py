@@ -14,12 +14,13 @@ from torchscript_operator.api.v1alpha1.status import (
     ParityStatus,
     TargetStatus,
 )
-from torchscript_operator.artifact.failures import FailureReason
+from torchscript_operator.artifact.failures import CLASSES, FailureReason, reason_of_exit_code
 from torchscript_operator.artifact.outcome import ExportOutcome
+from torchscript_operator.artifact.request import ExportRequest
 from torchscript_operator.controller import diagnose, jobs
 from torchscript_operator.controller.diagnose import Finding
 from torchscript_operator.controller.model import RETRY_ANNOTATION, Json, Model
-from torchscript_operator.controller.observed import Observed, attempt_of, is_true, owned
+from torchscript_operator.controller.observed import Observed, attempt_of, ended, is_true, owned
 from torchscript_operator.controller.settings import Settings
 
 NO_POD_SECONDS = 5
@@ -63,21 +64,26 @@ def failure_status(finding: Finding, attempt: str | None, now: datetime) -> Fail
     )
 
 
-def outcome_of(pods: tuple[Json, ...]) -> ExportOutcome | None:
-    """The report of the pod that succeeded."""
+def good_ending(pods: tuple[Json, ...]) -> Json | None:
+    """How the export's container ended well, as the newest pod that is left tells it."""
     for pod in reversed(pods):
         for status in pod.get("status", {}).get("containerStatuses") or []:
-            ending = status.get("state", {}).get("terminated")
-            if ending and ending["exitCode"] == 0:
-                try:
-                    return ExportOutcome.model_validate_json(ending.get("message") or "")
-                except ValidationError:
-                    return None
+            ending: Json | None = status.get("state", {}).get("terminated")
+            if status["name"] == jobs.CONTAINER and ending and ending["exitCode"] == 0:
+                return ending
     return None
 
 
+def report_of(ending: Json) -> ExportOutcome | None:
+    """The report in a termination message; None where there is none that this release reads."""
+    try:
+        return ExportOutcome.model_validate_json(ending.get("message") or "")
+    except ValidationError:
+        return None
+
+
 def proven(
-    model: Model, settings: Settings, known: TargetStatus, attempt: str, image: str, outcome: ExportOutcome
+    model: Model, settings: Settings, known: TargetStatus, attempt: str, wanted: ExportRequest, outcome: ExportOutcome
 ) -> TargetStatus | None:
     """The status of a target whose export succeeded; None for a report that lacks what it must have."""
     if not outcome.succeeded or outcome.artifact is None or outcome.parity is None:
@@ -88,7 +94,7 @@ def proven(
         state="Proven",
         job=jobs.job_name(model, attempt),
         attempt=attempt,
-        request=outcome.request_digest,
+        request=jobs.identity(model, settings, wanted),
         key=outcome.key,
         artifact=ArtifactStatus(
             uri=outcome.artifact.uri,
@@ -104,8 +110,8 @@ def proven(
             outputs=tuple(OutputParityStatus(**row.model_dump()) for row in parity.outputs),
             omitted=parity.omitted,
         ),
-        versions=outcome.versions,
-        worker_image=image,
+        versions=outcome.versions or None,
+        worker_image=wanted.worker_image,
     )
 
 
@@ -119,7 +125,7 @@ class _Target:
     observed: Observed
     now: datetime
     known: TargetStatus
-    image: str
+    wanted: ExportRequest
     attempt: str
 
     def failed(self, finding: Finding) -> ExportPlan:
@@ -138,6 +144,10 @@ class _Target:
         )
         return replace(ExportPlan(status, reason=conditions.EXPORTING, message=message), **fields)  # type: ignore[arg-type]
 
+    def suspended(self) -> ExportPlan:
+        status = self.known.model_copy(update={"state": "Suspended", "last_failure": None})
+        return ExportPlan(status, reason=conditions.SUSPENDED, message="spec.suspend is set: no export starts.")
+
     def running(self, job: Json) -> ExportPlan:
         """A Job that has not ended: say how far it is, or what holds it up."""
         name = job["metadata"]["name"]
@@ -155,45 +165,63 @@ class _Target:
         if trouble is None:
             return self.exporting(f"Job {name} exports the model.")
         message = f"Job {name}: {trouble.message}"
-        if trouble.exit_code is not None:
+        if trouble.exit_code is not None and CLASSES[reason_of_exit_code(trouble.exit_code)].transient:
             message += f" Attempt {len(pods)} of {job['spec'].get('backoffLimit', 0) + 1} failed; the Job tries again."
         return self.exporting(message, reason=trouble.reason, trouble=trouble)
 
     def finished(self, job: Json) -> ExportPlan:
         """A Job that ended well: take in its report."""
         name = job["metadata"]["name"]
-        outcome = outcome_of(self.observed.job_pods(job))
-        status = outcome and proven(self.model, self.settings, self.known, self.attempt, self.image, outcome)
-        if status:
-            return ExportPlan(status, message=f"Artifact {status.key} is stored and proven.")
+        ending = good_ending(self.observed.job_pods(job))
+        if ending is not None:
+            return self.reported(ending)
         if diagnose.seconds_since(job["status"]["completionTime"], self.now) < REPORT_SECONDS:
             return self.exporting(f"Job {name} has ended; its report is awaited.", requeue_seconds=REPORT_SECONDS)
+        if self.model.spec.suspend:
+            return self.suspended()
         # The pod went before its report was read; the artifact is in the store, so a second Job ends as a cache hit.
         return self.exporting(
             f"Job {name} has ended but its report is lost; it runs again.", delete=(job,), requeue_seconds=1.0
         )
 
+    def reported(self, ending: Json) -> ExportPlan:
+        """An export that ended well: proven, if its report says so."""
+        outcome = report_of(ending)
+        status = outcome and proven(self.model, self.settings, self.known, self.attempt, self.wanted, outcome)
+        if not status:
+            # Another run would report the same, so this is a failure and not a reason to run again.
+            advice = CLASSES[FailureReason.INVALID_REQUEST].advice
+            message = f"The export ended well but left no report that this operator reads. {advice}"
+            tail = (ending.get("message") or "")[-diagnose.LOG_TAIL_CHARACTERS :] or None
+            return self.failed(Finding("report", FailureReason.INVALID_REQUEST.value, message, 0, tail))
+        if status.parity and status.parity.verdict == "Failed" and self.model.spec.parity.policy == "Enforce":
+            message = f"The export reports failed parity. {CLASSES[FailureReason.PARITY_FAILED].advice}"
+            return self.failed(Finding("parity", FailureReason.PARITY_FAILED.value, message, 0))
+        return ExportPlan(status, message=f"Artifact {status.key} is stored and proven.")
 
-def _is_proven(model: Model, known: TargetStatus, attempt: str, request_digest: str) -> bool:
-    if known.artifact is None:
-        return False
-    return known.attempt == attempt or (known.request == request_digest and not model.retry)
+
+def _still_proven(model: Model, known: TargetStatus, attempt: str, identity: str) -> bool:
+    return known.attempt == attempt or (known.request == identity and not model.retry)
 
 
 def plan(model: Model, target: Target, settings: Settings, observed: Observed, now: datetime) -> ExportPlan:
     """Decide one target's next step. Raises jobs.NoArtifactStoreError."""
     wanted = jobs.export_request(model, target, settings)
-    attempt = jobs.attempt(model, target, wanted)
+    identity = jobs.identity(model, settings, wanted)
+    attempt = jobs.attempt(model, target, identity)
     known = model.target_status(target.name)
-    this = _Target(model, target, settings, observed, now, known, wanted.worker_image, attempt)
+    this = _Target(model, target, settings, observed, now, known, wanted, attempt)
     job = observed.job(jobs.job_name(model, attempt))
     superseded = tuple(
         other
         for other in observed.jobs_of(model, target.name)
-        if attempt_of(other) != attempt and not is_true(other, "Complete") and not is_true(other, "Failed")
+        if attempt_of(other) != attempt and not ended(other) and not model.spec.suspend
     )
-    if _is_proven(model, known, attempt, wanted.digest()):
-        status = known.model_copy(update={"state": "Proven", "last_failure": None})
+    if known.artifact is not None and _still_proven(model, known, attempt, identity):
+        # Credentials are no part of the identity: pods take those that the spec names now.
+        store = jobs.store_status(jobs.artifact_of(model, settings))
+        artifact = known.artifact.model_copy(update={"store": store})
+        status = known.model_copy(update={"state": "Proven", "last_failure": None, "artifact": artifact})
         return ExportPlan(status, delete=superseded, message=f"Artifact {known.key} is stored and proven.")
     if known.last_failure is not None and known.last_failure.attempt == attempt:
         status = known.model_copy(update={"state": "Failed"})
@@ -206,8 +234,7 @@ def plan(model: Model, target: Target, settings: Settings, observed: Observed, n
         return this.exporting(message, reason=conditions.NAME_CONFLICT, requeue_seconds=NO_POD_SECONDS)
     if job is None:
         if model.spec.suspend:
-            status = known.model_copy(update={"state": "Suspended", "last_failure": None})
-            return ExportPlan(status, reason=conditions.SUSPENDED, message="spec.suspend is set: no export starts.")
+            return this.suspended()
         body = jobs.build(model, target, settings, wanted, attempt)
         return this.exporting(f"Job {body['metadata']['name']} is starting.", create=body, delete=superseded)
     if is_true(job, "Complete"):

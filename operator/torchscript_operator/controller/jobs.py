@@ -92,7 +92,14 @@ def export_request(model: Model, target: Target, settings: Settings) -> request.
     )
 
 
-def attempt(model: Model, target: Target, wanted: request.ExportRequest) -> str:
+def identity(model: Model, settings: Settings, wanted: request.ExportRequest) -> str:
+    """Digest of what an artifact depends on: the request, and the volumes, which the request knows by path alone."""
+    source = model.spec.source.persistent_volume_claim
+    claims = [source.claim_name if source else None, store_status(artifact_of(model, settings)).claim_name]
+    return digest.of_value([wanted.digest(), claims])
+
+
+def attempt(model: Model, target: Target, wanted_identity: str) -> str:
     """Name one try at one request: another credential, placement or retry annotation makes another try."""
     store = model.spec.artifact
     references = [
@@ -101,7 +108,7 @@ def attempt(model: Model, target: Target, wanted: request.ExportRequest) -> str:
         target.job.model_dump(mode="json"),
         model.retry,
     ]
-    return digest.of_value([wanted.digest(), references])[:ATTEMPT_DIGITS]
+    return digest.of_value([wanted_identity, references])[:ATTEMPT_DIGITS]
 
 
 def job_name(model: Model, attempt_id: str) -> str:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from torchscript_operator.api.v1alpha1 import API_VERSION, GROUP, KIND
 from torchscript_operator.api.v1alpha1.spec import TorchScriptModelSpec
 from torchscript_operator.api.v1alpha1.status import TargetStatus, TorchScriptModelStatus
@@ -24,6 +26,14 @@ MANAGER = "torchscript-operator"
 """Field manager of every write, and the value of app.kubernetes.io/managed-by."""
 EXPORT = "export"
 SERVING = "serving"
+
+
+def _read_status(status: Json) -> TorchScriptModelStatus:
+    """Read a status; one that another release wrote in another form is made anew from the children."""
+    try:
+        return TorchScriptModelStatus.model_validate(status)
+    except ValidationError:
+        return TorchScriptModelStatus()
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Model:
             generation=metadata["generation"],
             annotations=metadata.get("annotations", {}),
             spec=TorchScriptModelSpec.model_validate(body["spec"]),
-            status=TorchScriptModelStatus.model_validate(body.get("status", {})),
+            status=_read_status(body.get("status", {})),
         )
 
     @classmethod

@@ -7,6 +7,7 @@ from torchscript_operator.controller.model import (
     COMPONENT_LABEL,
     DIGEST_ANNOTATION,
     EXPORT,
+    MODEL_LABEL,
     SERVING,
     TARGET_LABEL,
     Json,
@@ -23,6 +24,17 @@ def label(item: Json, name: str) -> str | None:
 def owned(item: Json, uid: str) -> bool:
     """Whether an object's controller is the one with this uid."""
     return any(owner["uid"] == uid and owner.get("controller") for owner in item["metadata"].get("ownerReferences", []))
+
+
+def foreign(item: Json, model: Model) -> bool:
+    """Whether an object is somebody else's: another controller's, or nobody's and not labelled as this model's.
+
+    A child whose owner reference was taken away (kubectl delete --cascade=orphan) is ours to take back.
+    """
+    if owned(item, model.uid):
+        return False
+    controlled = any(owner.get("controller") for owner in item["metadata"].get("ownerReferences", []))
+    return controlled or label(item, MODEL_LABEL) != model.name
 
 
 def condition(item: Json, kind: str) -> Json | None:
@@ -77,6 +89,11 @@ class Observed:
             and pod["metadata"].get("annotations", {}).get(DIGEST_ANNOTATION) == digest
             and "deletionTimestamp" not in pod["metadata"]
         )
+
+
+def ended(job: Json) -> bool:
+    """Whether a Job has run to its end, good or bad."""
+    return is_true(job, "Complete") or is_true(job, "Failed")
 
 
 def attempt_of(job: Json) -> str | None:

@@ -4,7 +4,7 @@ No I/O and no clock of its own, so that tables and properties can test it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from torchscript_operator.api import conditions
@@ -18,9 +18,12 @@ from torchscript_operator.controller import export_plan, jobs, rollout_plan, ser
 from torchscript_operator.controller.drift import drifted
 from torchscript_operator.controller.export_plan import ExportPlan
 from torchscript_operator.controller.model import TARGET_LABEL, Json, Model
-from torchscript_operator.controller.observed import Observed, label, owned
+from torchscript_operator.controller.observed import Observed, ended, foreign, label, owned
 from torchscript_operator.controller.rollout_plan import RolloutPlan
 from torchscript_operator.controller.settings import Settings
+
+REJECTED_SECONDS = 60.0
+"""Time to another try after the API server refused a child."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,18 @@ def _obsolete(model: Model, rollouts: Iterable[RolloutPlan], observed: Observed)
         item
         for item in observed.deployments
         if owned(item, model.uid) and label(item, TARGET_LABEL) not in model.served
+    )
+
+
+def _orphaned(model: Model, observed: Observed) -> tuple[Json, ...]:
+    """Jobs that still run for targets that the spec no longer has."""
+    if model.spec.suspend:
+        return ()
+    targets = {target.name for target in model.spec.targets}
+    return tuple(
+        job
+        for job in observed.jobs
+        if owned(job, model.uid) and label(job, TARGET_LABEL) not in targets and not ended(job)
     )
 
 
@@ -71,19 +86,22 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
     except jobs.NoArtifactStoreError:
         message = "Neither spec.artifact nor the operator's artifactStore setting names a store. Set one of them."
         return stalled(model, conditions.NO_ARTIFACT_STORE, message, now)
+    if len(exports) > 1:
+        exports = [replace(export, message=f"{export.status.name}: {export.message}") for export in exports]
     by_name = {export.status.name: export.status for export in exports}
     served = [target for target in model.spec.targets if target.name in model.served]
     rollouts = [rollout_plan.plan(model, target, settings, by_name[target.name], observed, now) for target in served]
     apply = [rollout.apply for rollout in rollouts if rollout.apply is not None]
     proven = any(rollout.status is not None for rollout in rollouts)
     delete = [job for export in exports for job in export.delete]
-    conflict = observed.service is not None and not owned(observed.service, model.uid)
+    delete += _orphaned(model, observed)
+    conflict = bool(model.served) and observed.service is not None and foreign(observed.service, model)
     if proven and not model.spec.suspend and not conflict:
         wanted = serving.service(model)
         apply += [wanted] if drifted(observed.service, wanted) else []
     delete += _obsolete(model, rollouts, observed)
-    if not model.served and observed.service is not None and not conflict and not model.spec.suspend:
-        delete.append(observed.service)
+    if not model.served and observed.service is not None and not model.spec.suspend:
+        delete += [observed.service] if owned(observed.service, model.uid) else []
     wanted_conditions = summary.conditions_of(model, exports, rollouts, now, service_conflict=conflict)
     status = TorchScriptModelStatus(
         observed_generation=model.generation,
@@ -116,10 +134,11 @@ def stalled(model: Model, reason: str, message: str, now: datetime) -> Plan:
 
 
 def rejected(model: Model, planned: Plan, message: str, now: datetime) -> Plan:
-    """A pass whose child the API server refused for good: the plan's findings, with the refusal on top."""
+    """A pass whose child was refused for good: the plan's findings, with the refusal on top."""
     told: tuple[Condition, ...] = summary.overlay(planned.status.conditions, conditions.REJECTED, message, model, now)
     status = planned.status.model_copy(update={"conditions": conditions.transition(model.status.conditions, told)})
-    return Plan(status=status)
+    # What refused it, such as a quota, is no child of ours: nothing tells when it has changed.
+    return Plan(status=status, requeue_seconds=REJECTED_SECONDS)
 
 
 __all__ = ["ExportPlan", "Plan", "plan", "rejected", "stalled"]

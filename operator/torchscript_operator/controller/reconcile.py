@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -20,6 +21,8 @@ from torchscript_operator.controller.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+Write = tuple[str, Callable[[Json], Awaitable[object]], Json]
+"""What is done, how, and to which child."""
 WARNING_FIELDS = "type=Warning,involvedObject.kind=Job"
 """Events that say why a Job has no pod."""
 
@@ -42,7 +45,7 @@ class Reconciler:
     cluster: Cluster
     settings: Settings
 
-    async def observe(self, model: Model, *, warnings: bool = False) -> Observed:
+    async def observe(self, model: Model) -> Observed:
         """Read a model's children, live and at once; a cache could show what is no longer there."""
         cluster, namespace, name = self.cluster, model.namespace, model.name
         jobs, pods, deployments, service = await asyncio.gather(
@@ -51,12 +54,34 @@ class Reconciler:
             cluster.children("apps/v1", "deployments", namespace, name),
             cluster.find("v1", "services", namespace, name),
         )
-        told = await cluster.list("v1", "events", namespace, fields=WARNING_FIELDS) if warnings else []
         # Items of a list carry no kind of their own.
         for items, api_version, kind in ((jobs, "batch/v1", "Job"), (deployments, "apps/v1", "Deployment")):
             for item in items:
                 item |= {"apiVersion": api_version, "kind": kind}
-        return Observed(jobs, pods, deployments, service, tuple(told))
+        return Observed(jobs, pods, deployments, service)
+
+    async def plan(self, model: Model, now: datetime) -> Plan:
+        """Decide, and once more where the first decision rests on what only a closer look shows."""
+        observed = await self.observe(model)
+        planned = planning.plan(model, self.settings, observed, now)
+        strangers = await self._strangers(planned, observed)
+        if planned.look_for_events:
+            told = await self.cluster.list("v1", "events", model.namespace, fields=WARNING_FIELDS)
+            observed = replace(observed, events=tuple(told))
+        elif not strangers:
+            return planned
+        observed = replace(observed, deployments=observed.deployments + strangers)
+        return planning.plan(model, self.settings, observed, now)
+
+    async def _strangers(self, planned: Plan, observed: Observed) -> tuple[Json, ...]:
+        """Deployments that bear a new child's name without our labels: an application would take them over."""
+        new = [
+            body["metadata"]
+            for body in planned.apply
+            if body["kind"] == "Deployment" and observed.deployment(body["metadata"]["name"]) is None
+        ]
+        found = [await self.cluster.find("apps/v1", "deployments", it["namespace"], it["name"]) for it in new]
+        return tuple(item for item in found if item is not None)
 
     async def __call__(self, key: Key) -> float | None:
         """Make one pass; returns after how many seconds the model wants another. Raises ApiError."""
@@ -80,29 +105,30 @@ class Reconciler:
         except ValidationError as error:
             await self._refuse(body, explain(error), now)
             return None
-        planned = planning.plan(model, self.settings, await self.observe(model), now)
-        if planned.look_for_events:
-            planned = planning.plan(model, self.settings, await self.observe(model, warnings=True), now)
-        try:
-            await self._act(model, planned)
-        except ApiError as error:
-            if not error.permanent:
-                raise
-            planned = planning.rejected(model, planned, f"The API server refused a child: {error.message}", now)
+        planned = await self.plan(model, now)
+        refusals = await self._act(model, planned)
+        if refusals:
+            planned = planning.rejected(model, planned, f"The API server refused a child: {refusals[0]}", now)
         await self._tell(model, body, planned, now)
         return planned.requeue_seconds
 
-    async def _act(self, model: Model, planned: Plan) -> None:
-        extra = {"model": f"{model.namespace}/{model.name}"}
-        for item in planned.delete:
-            logger.info("deleting %s %s", item["kind"], item["metadata"]["name"], extra=extra)
-            await self.cluster.delete(item)
-        for item in planned.create:
-            if await self.cluster.create(item):
-                logger.info("created %s %s", item["kind"], item["metadata"]["name"], extra=extra)
-        for item in planned.apply:
-            await self.cluster.apply(item)
-            logger.info("applied %s %s", item["kind"], item["metadata"]["name"], extra=extra)
+    async def _act(self, model: Model, planned: Plan) -> list[str]:
+        """Write the children; returns what the API server refused for good, which keeps no other child waiting."""
+        writes: list[Write] = [("deleted", self.cluster.delete, item) for item in planned.delete]
+        writes += [("created", self.cluster.create, item) for item in planned.create]
+        writes += [("applied", self.cluster.apply, item) for item in planned.apply]
+        refusals = []
+        for what, write, item in writes:
+            try:
+                await write(item)
+            except ApiError as error:
+                if not error.permanent:
+                    raise
+                refusals.append(error.message)
+            else:
+                extra = {"model": f"{model.namespace}/{model.name}"}
+                logger.info("%s %s %s", what, item["kind"], item["metadata"]["name"], extra=extra)
+        return refusals
 
     async def _tell(self, model: Model, body: Json, planned: Plan, now: datetime) -> None:
         """Write the status if it says anything new, then an event for each change."""

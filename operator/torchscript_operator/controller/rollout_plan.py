@@ -6,8 +6,9 @@ from datetime import datetime
 from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1.spec import Target
 from torchscript_operator.api.v1alpha1.status import ServedArtifact, ServingTargetStatus, TargetStatus
+from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
-from torchscript_operator.controller import diagnose, serving
+from torchscript_operator.controller import diagnose, jobs, serving
 from torchscript_operator.controller.diagnose import Finding
 from torchscript_operator.controller.drift import drifted
 from torchscript_operator.controller.export_plan import failure_status
@@ -15,8 +16,8 @@ from torchscript_operator.controller.model import Json, Model
 from torchscript_operator.controller.observed import (
     Observed,
     condition,
+    foreign,
     is_true,
-    owned,
     past_deadline,
     rolled_digest,
     settled,
@@ -43,6 +44,8 @@ class RolloutPlan:
     reason: str = conditions.SERVING
     message: str = ""
     rolled_back: bool = False
+    stuck: bool = False
+    """Nothing more happens until somebody changes something."""
     busy: bool = True
     """A rollout is under way, or its children are about to change."""
 
@@ -53,9 +56,15 @@ def _known(model: Model, name: str) -> ServingTargetStatus:
     return next((known for known in listed if known.name == name), fresh)
 
 
-def _trouble(target: str, digest: str, observed: Observed) -> Finding | None:
-    findings = (diagnose.pod_trouble(pod, diagnose.SERVING_FIELDS) for pod in observed.serving_pods(target, digest))
-    return next((finding for finding in findings if finding is not None), None)
+def _is_hopeless(finding: Finding | None) -> bool:
+    return finding is not None and finding.exit_code in HOPELESS
+
+
+def _trouble(target: str, running: str, observed: Observed) -> Finding | None:
+    """What keeps pods from being Ready: first what no other try can change."""
+    pods = [pod for pod in observed.serving_pods(target, running) if not is_true(pod, "Ready")]
+    found = [finding for pod in pods if (finding := diagnose.pod_trouble(pod, diagnose.SERVING_FIELDS)) is not None]
+    return next(filter(_is_hopeless, found), next(iter(found), None))
 
 
 def _refused(deployment: Json) -> Finding | None:
@@ -66,9 +75,15 @@ def _refused(deployment: Json) -> Finding | None:
     return Finding("schedule", conditions.POD_REJECTED, f"The Deployment's pods were refused: {said}")
 
 
-def choose(newest: ServedArtifact, known: ServingTargetStatus, attempt: str | None) -> ServedArtifact:
+def rollout_name(export: TargetStatus, body: Json) -> str:
+    """Name one try to roll an artifact out: another attempt or another pod template makes another try."""
+    spec = {key: value for key, value in body["spec"].items() if key != "replicas"}
+    return digest.of_value([export.attempt, spec])[: jobs.ATTEMPT_DIGITS]
+
+
+def choose(newest: ServedArtifact, known: ServingTargetStatus, rollout: str) -> ServedArtifact:
     """The artifact to serve: the newest proven one, unless its pods have failed already and an older one works."""
-    spent = known.failed_digest == newest.artifact.digest and known.failed_attempt == attempt
+    spent = known.failed_digest == newest.artifact.digest and known.failed_attempt == rollout
     return known.active if spent and known.active is not None else newest
 
 
@@ -81,81 +96,87 @@ def plan(
         return RolloutPlan(None, reason=conditions.PENDING, message="No artifact is proven yet.", busy=False)
     newest = ServedArtifact(artifact=export.artifact, worker_image=export.worker_image)
     live = observed.deployment(known.deployment)
-    if live is not None and not owned(live, model.uid):
+    if live is not None and foreign(live, model):
         message = f"Deployment {known.deployment} belongs to another object; rename the model or delete it."
-        return RolloutPlan(known, reason=conditions.NAME_CONFLICT, message=message, busy=False)
-    digest = newest.artifact.digest
-    running = live and rolled_digest(live)
+        return RolloutPlan(known, reason=conditions.NAME_CONFLICT, message=message, busy=False, stuck=True)
+    running = rolled_digest(live) if live else None
     trouble = (_trouble(target.name, running, observed) if running else None) or (_refused(live) if live else None)
-    failed_now = (
-        running == digest
-        and live is not None
-        and known.active is not None
-        and known.active.artifact.digest != digest
-        and (past_deadline(live) or (trouble is not None and trouble.exit_code in HOPELESS))
-    )
-    if failed_now:
-        late = f"Its pods were not Ready within {model.spec.serving.progress_deadline_seconds} s."
-        cause = trouble or Finding("rollout", conditions.PODS_NOT_READY, late)
-        known = known.model_copy(
-            update={
-                "failed_digest": digest,
-                "failed_attempt": export.attempt,
-                "last_failure": failure_status(cause, export.attempt, now),
-            }
-        )
-    chosen = choose(newest, known, export.attempt)
-    rolled_back = chosen is not newest
-    body = serving.deployment(model, target, settings, chosen)
-    apply = None if model.spec.suspend or not drifted(live, body) else body
-    status = live.get("status", {}) if live else {}
-    complete = live is not None and apply is None and running == chosen.artifact.digest and settled(live)
-    update: dict[str, object] = {
-        "replicas": status.get("replicas", 0),
-        "ready_replicas": status.get("readyReplicas", 0),
-        "rolling_to": None if complete else chosen.artifact.digest,
-    }
-    if complete:
-        update["active"] = chosen
-    if complete and not rolled_back:
-        update |= {"last_failure": None, "failed_digest": None, "failed_attempt": None}
-    elif trouble is not None and not rolled_back:
-        same = known.last_failure is not None and known.last_failure.message == trouble.message
-        update["last_failure"] = known.last_failure if same else failure_status(trouble, export.attempt, now)
-    known = known.model_copy(update=update)
-    reason, message = _say(known, chosen, trouble, complete=complete, rolled_back=rolled_back, live=live)
-    return RolloutPlan(
-        status=known,
-        apply=apply,
-        answering=status.get("availableReplicas", 0) > 0 or model.spec.serving.replicas == 0,
-        available=complete,
-        reason=reason,
-        message=message,
-        rolled_back=rolled_back,
-        busy=not complete and not (model.spec.suspend and not drifted(live, body)),
-    )
+    late = live is not None and past_deadline(live)
+    if late and trouble is None:
+        message = f"Its pods were not Ready within {model.spec.serving.progress_deadline_seconds} s."
+        trouble = Finding("rollout", conditions.PODS_NOT_READY, message)
+    spent = late or _is_hopeless(trouble)
+
+    body = serving.deployment(model, target, settings, newest)
+    rollout = rollout_name(export, body)
+    replaces = known.active is not None and known.active.artifact.digest != newest.artifact.digest
+    # Only what was applied as it is now wanted has had its try.
+    if spent and replaces and trouble is not None and running == newest.artifact.digest and not drifted(live, body):
+        failure = failure_status(trouble, export.attempt, now)
+        update = {"failed_digest": newest.artifact.digest, "failed_attempt": rollout, "last_failure": failure}
+        known = known.model_copy(update=update)
+    chosen = choose(newest, known, rollout)
+    step = _Step(model, known, chosen, live, trouble, rolled_back=chosen is not newest, spent=spent)
+    return step.plan(body if chosen is newest else serving.deployment(model, target, settings, chosen), export, now)
 
 
-def _say(
-    known: ServingTargetStatus,
-    chosen: ServedArtifact,
-    trouble: Finding | None,
-    *,
-    complete: bool,
-    rolled_back: bool,
-    live: Json | None,
-) -> tuple[str, str]:
-    short = chosen.artifact.digest[:19]
-    if rolled_back and known.last_failure is not None:
-        failed = (known.failed_digest or "")[:19]
-        return (
-            conditions.ROLLED_BACK,
-            f"Deployment {known.deployment} went back to {short} since {failed} failed: {known.last_failure.message}",
+@dataclass(frozen=True)
+class _Step:
+    """One Deployment in one pass, the artifact to serve being chosen."""
+
+    model: Model
+    known: ServingTargetStatus
+    chosen: ServedArtifact
+    live: Json | None
+    trouble: Finding | None
+    rolled_back: bool
+    spent: bool
+    """The live pods cannot get Ready any more."""
+
+    def plan(self, body: Json, export: TargetStatus, now: datetime) -> RolloutPlan:
+        changing = drifted(self.live, body)
+        held = changing and self.model.spec.suspend
+        steady = self.live is not None and settled(self.live)
+        complete = steady and not changing
+        status = self.live.get("status", {}) if self.live else {}
+        stuck = self.rolled_back or (self.spent and not changing and not complete)
+        update: dict[str, object] = {
+            "replicas": status.get("replicas", 0),
+            "ready_replicas": status.get("readyReplicas", 0),
+            "rolling_to": None if complete or held else self.chosen.artifact.digest,
+        }
+        if complete:
+            update["active"] = self.chosen
+        if complete and not self.rolled_back:
+            update |= {"last_failure": None, "failed_digest": None, "failed_attempt": None}
+        elif self.trouble is not None and not self.rolled_back:
+            last = self.known.last_failure
+            same = last is not None and last.message == self.trouble.message
+            update["last_failure"] = last if same else failure_status(self.trouble, export.attempt, now)
+        known = self.known.model_copy(update=update)
+        reason, message = self.say(known, complete=complete, held=held)
+        return RolloutPlan(
+            status=known,
+            apply=body if changing and not held else None,
+            answering=status.get("availableReplicas", 0) > 0 or self.model.spec.serving.replicas == 0,
+            available=complete or (held and steady),
+            reason=reason,
+            message=message,
+            rolled_back=self.rolled_back,
+            stuck=stuck,
+            busy=not (complete or stuck or (held and (steady or self.live is None))),
         )
-    if complete:
-        return conditions.SERVING, f"Deployment {known.deployment} serves {short}."
-    if trouble is not None:
-        return trouble.reason, f"Deployment {known.deployment}: {trouble.message}"
-    if live is not None and past_deadline(live):
-        return conditions.PODS_NOT_READY, f"Pods of Deployment {known.deployment} are not Ready in time."
-    return conditions.ROLLING_OUT, f"Deployment {known.deployment} rolls out {short}."
+
+    def say(self, known: ServingTargetStatus, *, complete: bool, held: bool) -> tuple[str, str]:
+        name, short = known.deployment, self.chosen.artifact.digest[:19]
+        if held:
+            return conditions.SUSPENDED, f"spec.suspend is set: Deployment {name} is not changed to {short}."
+        if self.rolled_back and known.last_failure is not None:
+            failed = (known.failed_digest or "")[:19]
+            said = f"Deployment {name} went back to {short} since {failed} failed: {known.last_failure.message}"
+            return conditions.ROLLED_BACK, said
+        if complete:
+            return conditions.SERVING, f"Deployment {name} serves {short}."
+        if self.trouble is not None:
+            return self.trouble.reason, f"Deployment {name}: {self.trouble.message}"
+        return conditions.ROLLING_OUT, f"Deployment {name} rolls out {short}."

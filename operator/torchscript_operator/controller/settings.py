@@ -85,6 +85,7 @@ class Settings(Section):
 def load(path: Path | None = None) -> Settings:
     """Read the settings file.
 
-    Raises KeyError without a path, OSError for an unreadable file, pydantic.ValidationError for a bad one.
+    Raises KeyError without a path, OSError for an unreadable file, yaml.YAMLError or pydantic.ValidationError for one
+    that makes no settings.
     """
     return Settings.model_validate(yaml.safe_load((path or Path(os.environ[PATH_VARIABLE])).read_text()))

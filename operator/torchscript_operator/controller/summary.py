@@ -12,6 +12,7 @@ from torchscript_operator.controller.model import Model
 from torchscript_operator.controller.rollout_plan import RolloutPlan
 
 Status = Literal["True", "False", "Unknown"]
+SERVICE_CONFLICT = "A Service of the model's name belongs to another object; rename the model or delete the Service."
 
 
 class _Writer:
@@ -39,13 +40,6 @@ def _joined(parts: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(part for part in parts if part))
 
 
-def _named(exports: Sequence[ExportPlan]) -> str:
-    """Messages of several targets, each with its name where there is more than one."""
-    if len(exports) == 1:
-        return exports[0].message
-    return _joined(f"{export.status.name}: {export.message}" for export in exports)
-
-
 def _source(writer: _Writer, exports: Sequence[ExportPlan]) -> None:
     for export in exports:
         failure = export.status.last_failure
@@ -64,11 +58,11 @@ def _source(writer: _Writer, exports: Sequence[ExportPlan]) -> None:
 def _compiled(writer: _Writer, exports: Sequence[ExportPlan]) -> None:
     open_ = [export for export in exports if export.status.state != "Proven"]
     if not open_:
-        writer.say(conditions.COMPILED, "True", conditions.SUCCEEDED, _named(exports))
+        writer.say(conditions.COMPILED, "True", conditions.SUCCEEDED, _joined(export.message for export in exports))
     else:
         failed = [export for export in open_ if export.status.state == "Failed"]
         first = (failed or open_)[0]
-        writer.say(conditions.COMPILED, "False", first.reason, _named(failed or open_))
+        writer.say(conditions.COMPILED, "False", first.reason, _joined(export.message for export in failed or open_))
 
 
 def _parity(writer: _Writer, exports: Sequence[ExportPlan]) -> None:
@@ -79,7 +73,8 @@ def _parity(writer: _Writer, exports: Sequence[ExportPlan]) -> None:
         if export.status.state == "Proven" and export.status.parity and export.status.parity.verdict == "Failed"
     ]
     if refused:
-        writer.say(conditions.PARITY_VERIFIED, "False", FailureReason.PARITY_FAILED.value, _named(refused))
+        message = _joined(export.message for export in refused)
+        writer.say(conditions.PARITY_VERIFIED, "False", FailureReason.PARITY_FAILED.value, message)
     elif warned:
         names = ", ".join(export.status.name for export in warned)
         message = f"Parity failed for {names} and spec.parity.policy is Warn: see status.targets[].parity."
@@ -102,7 +97,14 @@ def _available(writer: _Writer, model: Model, rollouts: Sequence[RolloutPlan]) -
     writer.say(conditions.AVAILABLE, "False" if short else "True", reason, message)
 
 
-def _ready(writer: _Writer, model: Model, exports: Sequence[ExportPlan], rollouts: Sequence[RolloutPlan]) -> None:
+def _ready(
+    writer: _Writer,
+    model: Model,
+    exports: Sequence[ExportPlan],
+    rollouts: Sequence[RolloutPlan],
+    *,
+    service_conflict: bool,
+) -> None:
     unproven = next((export for export in exports if export.status.state != "Proven"), None)
     if not model.served:
         if unproven is None:
@@ -111,9 +113,11 @@ def _ready(writer: _Writer, model: Model, exports: Sequence[ExportPlan], rollout
             writer.say(conditions.READY, "False", unproven.reason, unproven.message)
         return
     silent = next((rollout for rollout in rollouts if not rollout.answering), None)
-    if silent is None:
+    if service_conflict:
+        writer.say(conditions.READY, "False", conditions.NAME_CONFLICT, SERVICE_CONFLICT)
+    elif silent is None:
         message = _joined(rollout.message for rollout in rollouts)
-        writer.say(conditions.READY, "True", rollouts[0].reason, message)
+        writer.say(conditions.READY, "True", conditions.SERVING, message)
     elif silent.status is None and unproven is not None:
         writer.say(conditions.READY, "False", unproven.reason, unproven.message)
     else:
@@ -127,14 +131,9 @@ def _progress(
     moving = [export.message for export in exports if export.status.state == "Exporting"]
     moving += [rollout.message for rollout in rollouts if rollout.busy]
     stuck = [(export.reason, export.message) for export in exports if export.status.state == "Failed"]
-    stuck += [
-        (rollout.reason, rollout.message)
-        for rollout in rollouts
-        if rollout.rolled_back or rollout.reason == conditions.NAME_CONFLICT
-    ]
+    stuck += [(rollout.reason, rollout.message) for rollout in rollouts if rollout.stuck]
     if service_conflict:
-        message = "A Service of the model's name belongs to another object; rename the model or delete the Service."
-        stuck.append((conditions.NAME_CONFLICT, message))
+        stuck.append((conditions.NAME_CONFLICT, SERVICE_CONFLICT))
     if moving and not stuck:
         reason = conditions.EXPORTING if any(e.status.state == "Exporting" for e in exports) else conditions.ROLLING_OUT
         writer.say(conditions.RECONCILING, "True", reason, _joined(moving))
@@ -156,7 +155,7 @@ def conditions_of(
 ) -> tuple[Condition, ...]:
     """All conditions of a pass."""
     writer = _Writer(model, now)
-    _ready(writer, model, exports, rollouts)
+    _ready(writer, model, exports, rollouts, service_conflict=service_conflict)
     _source(writer, exports)
     _compiled(writer, exports)
     _parity(writer, exports)
@@ -173,9 +172,10 @@ def overlay(
     for condition in present:
         if condition.type in {conditions.STALLED, conditions.RECONCILING}:
             continue
-        if condition.type == conditions.READY and condition.status != "True":
-            continue
-        writer.written.append(condition.model_copy(update={"observed_generation": model.generation}))
+        if condition.type != conditions.READY:
+            writer.written.append(condition)
+        elif condition.status == "True":
+            writer.written.append(condition.model_copy(update={"observed_generation": model.generation}))
     if not any(condition.type == conditions.READY for condition in writer.written):
         writer.say(conditions.READY, "False", reason, message)
     writer.say(conditions.RECONCILING, "False", reason, "Nothing is under way.")

@@ -25,11 +25,12 @@ SENTENCES = (
     "यह हिन्दी में लिखा हुआ एक वाक्य है।",
     "Prices rose by 3.5 % in Q2/2024 (see https://example.org/report?id=42), i.e. faster than expected!",
     (
-        "The committee met on Monday to discuss the budget. After three hours of debate it agreed on a plan that nobody "
-        "liked but everybody could accept: spending stays flat, two projects are postponed, and the reserve is not "
-        "touched. Its chair told the press that compromise is slow, dull and necessary, and that the alternative would "
-        "have been to start again in autumn with less money, fewer people and the same questions as before. Asked whether "
-        "she was content, she answered that contentment had not been on the agenda, and closed the meeting."
+        "The committee met on Monday to discuss the budget. After three hours of debate it agreed on a plan that "
+        "nobody liked but everybody could accept: spending stays flat, two projects are postponed, and the reserve is "
+        "not touched. Its chair told the press that compromise is slow, dull and necessary, and that the alternative "
+        "would have been to start again in autumn with less money, fewer people and the same questions as before. "
+        "Asked whether she was content, she answered that contentment had not been on the agenda, and closed the "
+        "meeting."
     ),
 )
 """Several scripts and lengths, so that rows of one batch are padded differently; the last is cut at most buckets."""

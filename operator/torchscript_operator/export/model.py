@@ -70,7 +70,7 @@ def load(folder: Path, config: Mapping[str, Any], task: Task, attention: str | N
     _check_complete(report, task, type(module).__name__)
     module.eval()
     module.requires_grad_(requires_grad=False)
-    return LoadedModel(module, type(module).__name__, int(module.get_input_embeddings().weight.shape[0]))
+    return LoadedModel(module, type(module).__name__, _vocabulary_size(module))
 
 
 def eager(model: LoadedModel, task: Task) -> Forward:
@@ -131,6 +131,14 @@ def _check_complete(report: Mapping[str, Any], task: Task, model_class: str) -> 
     if broken:
         message = f"The source's weights do not fit {model_class}: {broken[0]}."
         raise WorkerError(FailureReason.SOURCE_INVALID, message)
+
+
+def _vocabulary_size(module: Any) -> int:
+    try:
+        return int(module.get_input_embeddings().weight.shape[0])
+    except (NotImplementedError, AttributeError) as error:
+        message = f"{type(module).__name__} has no embeddings of tokens, so it is not a text model."
+        raise WorkerError(FailureReason.SOURCE_INVALID, message) from error
 
 
 def _dtype_keyword(version: str) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 HUB_TIMEOUT_SECONDS = 30
 """Time for one answer about files; the files themselves are read for as long as bytes arrive."""
+HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
+"""Libraries that versions of huggingface_hub speak HTTP with; their errors share no base class."""
 SERVER_ERROR = 500
 UNAUTHORIZED = 401
 FORBIDDEN = 403
@@ -76,9 +78,8 @@ def _resolved(folder: Path, location: str, revision: str | None, digests: dict[s
 def _download_from_hub(source: request.HuggingFaceSource, folder: Path, token: str | None) -> str:
     """Download what is read of a repository and return the commit that its revision stood for."""
     # Imported late: it takes longer than reading a small folder.
-    import httpx  # noqa: PLC0415
     from huggingface_hub import HfApi  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
 
     where = f"{source.repository}@{source.revision}"
     if source.endpoint:
@@ -87,33 +88,39 @@ def _download_from_hub(source: request.HuggingFaceSource, folder: Path, token: s
     api = HfApi(endpoint=source.endpoint, token=token or False)
     try:
         found = api.model_info(source.repository, revision=source.revision, timeout=HUB_TIMEOUT_SECONDS)
-        commit = found.sha
+        commit = str(found.sha)
         names = files.read_names(sibling.rfilename for sibling in found.siblings or ())
-        if not commit:
-            raise WorkerError(FailureReason.SOURCE_INVALID, f"The Hub names no commit for {where}.")
-        api.snapshot_download(
-            source.repository,
-            revision=commit,
-            local_dir=folder,
-            allow_patterns=names,
-            etag_timeout=HUB_TIMEOUT_SECONDS,
-        )
+        # File by file, since mirrors have this call, but not always the one that lists a commit's tree.
+        for name in names:
+            api.hf_hub_download(
+                source.repository, name, revision=commit, local_dir=folder, etag_timeout=HUB_TIMEOUT_SECONDS
+            )
     except HfHubHTTPError as error:
         _raise_hub_error(error, where, has_token=bool(token))
     except HFValidationError as error:
         message = f"{source.repository!r} is not the name of a repository."
         raise WorkerError(FailureReason.SOURCE_NOT_FOUND, message) from error
-    except (LocalEntryNotFoundError, httpx.TransportError) as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, HfHubHTTPError):
-            _raise_hub_error(cause, where, has_token=bool(token))
+    except WorkerError:
+        raise
+    except Exception as error:  # noqa: BLE001 - classified or raised again
+        _raise_other_hub_error(error, where, has_token=bool(token))
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    return commit
+
+
+def _raise_other_hub_error(error: Exception, where: str, *, has_token: bool) -> NoReturn:
+    """Classify what is no answer of the Hub: a connection that broke, a full disk, or an error of ours."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    cause = error.__cause__ or error
+    if isinstance(cause, HfHubHTTPError):
+        _raise_hub_error(cause, where, has_token=has_token)
+    library = type(cause).__module__.partition(".")[0]
+    if library in HTTP_LIBRARIES or isinstance(error, LocalEntryNotFoundError):
         message = f"Cannot read {where}: {type(cause).__name__}."
         raise WorkerError(FailureReason.SOURCE_UNREACHABLE, message) from error
-    except OSError as error:
-        with mapped("read", where, SOURCE_REASONS):
-            raise error from None
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
-    return str(commit)
+    with mapped("read", where, SOURCE_REASONS):
+        raise error
 
 
 def _raise_hub_error(error: "HfHubHTTPError", where: str, *, has_token: bool) -> NoReturn:

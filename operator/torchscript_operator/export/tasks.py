@@ -110,6 +110,9 @@ class FeatureExtraction(Task):
 
     def reference(self, answer: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Pool in numpy and in float64."""
+        if "last_hidden_state" not in answer:
+            message = f"The model gives {', '.join(answer)} but no last_hidden_state, so it has no features of tokens."
+            raise WorkerError(FailureReason.TASK_MISMATCH, message)
         hidden = answer["last_hidden_state"].numpy()
         vectors = pool(hidden.astype(np.float64), inputs["attention_mask"].astype(np.bool_), self.pooling)
         return {"last_hidden_state": hidden, "sentence_embedding": vectors.astype(np.float32)}

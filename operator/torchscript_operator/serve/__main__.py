@@ -10,9 +10,15 @@ from torchscript_operator.artifact.request import SERVE_VARIABLE, ServeRequest
 from torchscript_operator.serve.process import Process, end, report
 from torchscript_operator.serve.settings import Settings
 
+SPIN_VARIABLE = "GOMP_SPINCOUNT"
+"""How often OpenMP's threads look for work before they sleep; read when torch loads its runtime."""
+SPIN_COUNT = "2000"
+"""Some microseconds. The default spins for milliseconds, in which a neighbour on the same core stands still."""
+
 
 def main() -> int:
     """Serve; returns the exit code."""
+    os.environ.setdefault(SPIN_VARIABLE, SPIN_COUNT)
     environment = dict(os.environ)
     digest = ""
     try:

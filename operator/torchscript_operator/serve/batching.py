@@ -15,8 +15,10 @@ Capacity = Callable[[int], int]
 class Policy:
     """What a good batch is."""
 
-    slack_tokens: int = 24
+    slack_tokens: int = 16
     """Padding tokens that a row may cost when it joins: about what a forward pass costs beside its tokens."""
+    smallest_share: int = 4
+    """Rows that are not split further among idle workers: fewer would cost more a row."""
     mixed_lengths: bool = True
     """False for models without an attention mask, where padding would change the answer."""
 
@@ -44,6 +46,11 @@ def choose(lengths: Sequence[int], oldest: int, capacity: Capacity, policy: Poli
         start, stop = wider_start, wider_stop
 
 
+def fair_share(rows: int, idle: int, policy: Policy) -> int:
+    """Most rows that one of `idle` workers takes when so many wait: what is left over would run later, not beside."""
+    return max(policy.smallest_share, -(-rows // max(1, idle)))
+
+
 def delay_left(waited: float, rows: int, capacity: int, delay: float) -> float:
     """Seconds that an idle worker still waits for company: none when a batch is full or the oldest waited enough.
 
@@ -54,4 +61,4 @@ def delay_left(waited: float, rows: int, capacity: int, delay: float) -> float:
 
 def retry_after(tokens: int, rate: float) -> int:
     """Whole seconds, 1 to 60, after which a refused client may try again: the queue's tokens over tokens a second."""
-    return 1 if rate <= 0 else max(1, min(60, round(tokens / rate)))
+    return 1 if rate <= 0 else round(max(1.0, min(60.0, tokens / rate)))

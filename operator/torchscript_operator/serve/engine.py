@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torchscript_operator.serve.batching import Policy, choose, delay_left, retry_after
+from torchscript_operator.serve.batching import Capacity, Policy, choose, delay_left, fair_share, retry_after
 from torchscript_operator.serve.rows import Result, Row, Runner
 
 LOGGER = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ class Engine:
     def _work(self, number: int) -> None:
         try:
             while (batch := self._take(number)) is not None:
-                self._run(batch)
+                self._run(batch, alone=len(self._busy) == 1 and not self._items)
                 self._busy.pop(number, None)
                 self._in_flight.pop(number, None)
         except BaseException:
@@ -237,7 +237,9 @@ class Engine:
                         self._condition.wait(left)
                         continue
                 place = bisect_left(self._lengths, oldest.padded)
-                start, stop = choose(self._lengths, place, self._runner.capacity, self._policy)
+                idle = self._limits.workers - len(self._busy)
+                share = fair_share(len(self._items), idle, self._policy)
+                start, stop = choose(self._lengths, place, self._capacity_within(share), self._policy)
                 batch = self._items[start:stop]
                 del self._items[start:stop], self._lengths[start:stop]
                 for item in batch:
@@ -247,17 +249,20 @@ class Engine:
                 self._in_flight[number] = batch
                 return batch
 
+    def _capacity_within(self, share: int) -> Capacity:
+        return lambda padded: min(share, self._runner.capacity(padded))
+
     def _oldest(self) -> _Item:
         while self._arrivals[0].taken:
             self._arrivals.popleft()
         return self._arrivals[0]
 
-    def _run(self, batch: list[_Item]) -> None:
+    def _run(self, batch: list[_Item], *, alone: bool) -> None:
         batch = [item for item in batch if item.ticket.open]
         if not batch:
             return
         try:
-            outcome = self._forward(batch)
+            outcome = self._forward(batch, alone=alone)
         except Exception:
             LOGGER.exception("a forward pass failed", extra={"rows": len(batch)})
             if len(batch) == 1:
@@ -265,13 +270,13 @@ class Engine:
                 return
             # One bad row must not fail its neighbours: each runs again alone.
             for item in batch:
-                self._run([item])
+                self._run([item], alone=alone)
             return
         self._deliver(list(zip(batch, outcome, strict=True)))
 
-    def _forward(self, batch: list[_Item]) -> Sequence[Result]:
+    def _forward(self, batch: list[_Item], *, alone: bool) -> Sequence[Result]:
         started = self._clock()
-        computed = self._runner.run([item.row for item in batch])
+        computed = self._runner.run([item.row for item in batch], alone=alone)
         seconds = self._clock() - started
         if len(computed.results) != len(batch):
             msg = f"the runner gave {len(computed.results)} results for {len(batch)} rows"

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ from torchscript_operator.serve.threads import available_threads
 from torchscript_operator.serve.tokenizing import Tokenizing, pad_token
 
 LOGGER = logging.getLogger(__name__)
+RUNTIMES = {"neuron": "torch_neuron", "neuronx": "torch_neuronx"}
+"""Compiler to the module whose import registers its operators with torch; TorchScript's own are always there."""
+MAXIMUM_WORKERS = 8
+"""Beyond, Python's own lock between passes costs more than another pass at one time brings."""
 WARM_UP_PASSES = 3
 """TorchScript's profiling executor compiles on a shape's second pass; the third runs what it compiled."""
 
@@ -73,7 +78,7 @@ def load(request: ServeRequest, settings: Settings, environment: Mapping[str, st
     manifest = fetch(store, request.digest, folder)
     progress("load")
     threads = settings.threads or available_threads()
-    torch.set_num_threads(max(1, threads // settings.workers))
+    torch.set_num_threads(threads)
     task = for_manifest(manifest)
     tokenizing = Tokenizing.load(manifest, folder)
     runner = TorchRunner(
@@ -83,6 +88,8 @@ def load(request: ServeRequest, settings: Settings, environment: Mapping[str, st
         pad_id=pad_token(manifest, folder),
         maximum_rows=request.batching.maximum_batch_size,
         maximum_tokens=settings.batch_tokens,
+        threads=threads,
+        workers=settings.workers or min(threads, MAXIMUM_WORKERS),
     )
     progress("replay")
     replayed = replay(runner, golden.read(folder / golden.GOLDEN_NAME) if _has_golden(manifest) else [])
@@ -158,6 +165,13 @@ def _modules(manifest: Manifest, folder: Path) -> dict[Shape | None, Any]:
     expected = {None} if None in files else {Buckets.of(manifest).file_shape(shape) for shape in manifest.shapes}
     if not expected <= files.keys():
         raise WorkerError(FailureReason.INVALID_REQUEST, "the artifact has no model file for one of its shapes")
+    runtime = RUNTIMES.get(manifest.compilation.compiler)
+    if runtime is not None:
+        try:
+            import_module(runtime)
+        except ImportError as error:
+            msg = f"this image has no {runtime}, which files of the compiler {manifest.compilation.compiler} need"
+            raise WorkerError(FailureReason.INVALID_REQUEST, msg) from error
     try:
         return {
             shape: torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -42,6 +43,14 @@ HTTP_LOGGER_LEVEL = "WARNING"
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers: a pod drains in an order of its own."""
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where: the port may have been left to the kernel."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:
+                host, port = listener.getsockname()[:2]
+                LOGGER.info("listening", extra={"url": f"http://{host}:{port}"})
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone."""
@@ -69,6 +78,7 @@ class Process:
                 lifespan="off",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,
                 server_header=False,
                 date_header=False,
                 backlog=BACKLOG,
@@ -128,7 +138,7 @@ class Process:
                 queue_tokens=settings.queue_tokens,
                 delay_seconds=request.batching.maximum_delay_milliseconds / 1000,
                 forward_seconds=settings.forward_seconds,
-                workers=settings.workers,
+                workers=outcome.runner.workers,
             ),
             self._state.metrics,
         )

@@ -55,5 +55,5 @@ class Runner(Protocol):
     def capacity(self, padded: int) -> int:
         """The most rows of one forward pass at this padded length."""
 
-    def run(self, rows: Sequence[Row]) -> Computed:
-        """One forward pass."""
+    def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:
+        """One forward pass; alone: no other pass runs and no row waits, so that all threads are free for it."""

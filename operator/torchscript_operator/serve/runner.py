@@ -17,7 +17,7 @@ from torchscript_operator.serve.tasks.base import Task
 class TorchRunner:
     """Runs the TorchScript files of one artifact. Safe to call from several threads: it holds no state of a pass."""
 
-    def __init__(  # noqa: PLR0913 - what was loaded, then bounds by keyword
+    def __init__(
         self,
         manifest: Manifest,
         modules: Mapping[Shape | None, Any],
@@ -26,11 +26,14 @@ class TorchRunner:
         pad_id: int,
         maximum_rows: int,
         maximum_tokens: int,
+        threads: int = 1,
+        workers: int = 1,
     ) -> None:
         """Take what was loaded.
 
         modules: the declared shape of each file, or None for the one file of all shapes, to its ScriptModule.
         pad_id: the token that stands where there is none. maximum_rows, maximum_tokens: bounds of one pass.
+        threads: of all passes together. workers: most passes at one time.
         """
         self.manifest = manifest
         self.task = task
@@ -43,6 +46,9 @@ class TorchRunner:
         self._fill = {INPUT_IDS: pad_id}
         self._maximum_rows = maximum_rows
         self._maximum_tokens = maximum_tokens
+        self._all_threads = threads
+        self._shared_threads = max(1, threads // workers)
+        self.workers = workers
         self.mixed_lengths = ATTENTION_MASK in self._names
 
     def padded(self, length: int) -> int:
@@ -56,8 +62,10 @@ class TorchRunner:
             rows = max(1, self._maximum_tokens // padded)
         return min(self._maximum_rows, rows)
 
-    def run(self, rows: Sequence[Row]) -> Computed:
-        """Compute rows of one or several requests."""
+    def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:
+        """Compute rows of one or several requests; alone: with all threads."""
+        # Counts for the calling thread only, although torch's documentation does not say so.
+        torch.set_num_threads(self._all_threads if alone else self._shared_threads)
         longest = max(row.length for row in rows)
         size = self.buckets.fit(len(rows), longest)
         tensors = self._tensors(rows, size)

@@ -1,11 +1,12 @@
 """How a serving process behaves beside its request: addresses, limits and times, each with its environment variable."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
-from torchscript_operator.artifact.request import SCRATCH_PATH, SERVE_PORT
+from torchscript_operator.artifact.request import SCRATCH_PATH, SCRATCH_VARIABLE, SERVE_PORT
 
 PREFIX = "TSM_SERVE_"
 """A setting's variable is this and the field's name in capitals: TSM_SERVE_PORT."""
@@ -20,17 +21,22 @@ class Settings:
     port: int = SERVE_PORT
     """TCP port to listen on; 0 takes a free one, which the log names."""
     scratch: str = SCRATCH_PATH
-    """Writable folder for the fetched artifact."""
+    """Writable folder for the fetched artifact; its variable is the contract's TSM_SCRATCH_PATH."""
     log_level: str = "info"
     """debug writes one access line for each request."""
     log_probes: bool = False
     """Write access lines for health probes and metric scrapes too."""
-    workers: int = 1
-    """Forward passes at one time; the CPU limit's threads are shared among them."""
+    workers: int = 0
+    """Forward passes at one time, one thread each while there is work for all; 0 takes one for each thread, up to 8.
+
+    One pass split over threads waits at each of its barriers for the slowest; on a shared node that costs most of the
+    throughput.
+    """
     threads: int = 0
     """Compute threads of all workers together; 0 follows the container's CPU limit."""
-    batch_tokens: int = 2048
-    """Padded tokens in one forward pass; one text longer than this runs alone."""
+    batch_tokens: int = 256
+    """Padded tokens in one forward pass; one text longer than this runs alone. A core is busy from some 64 on, and
+    every token more is a token that others wait for."""
     queue_rows: int = 8192
     """Texts that may wait; beyond, clients are told to come back later."""
     queue_tokens: int = 524288
@@ -64,6 +70,8 @@ class Settings:
         given: dict[str, str | int | float | bool] = {}
         for field in fields(cls):
             variable = f"{PREFIX}{field.name.upper()}"
+            if field.name == "scratch":
+                variable = SCRATCH_VARIABLE
             if variable in environment:
                 given[field.name] = _parse(variable, environment[variable], type(field.default))
         return cls(**given)  # type: ignore[arg-type]  # each value was parsed as its field's own type
@@ -80,7 +88,7 @@ def _parse(variable: str, text: str, kind: type) -> str | int | float | bool:
             number: int | float = kind(text)
         except ValueError:
             number = -1
-        if number >= 0:
+        if math.isfinite(number) and number >= 0:
             return number
     msg = f"{variable}={text!r} is not a valid {kind.__name__}"
     raise WorkerError(FailureReason.INVALID_REQUEST, msg)

@@ -101,20 +101,18 @@ class Tokenizing:
         return Row({name: np.array(made[name], dtype=np.int64) for name in self._inputs}, len(encoding.ids))
 
 
-def read_config(manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """The model's config.json, or nothing when the artifact has none."""
-    if not any(entry.name == "config.json" for entry in manifest.files):
+def read_config(manifest: Manifest, folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A JSON object among the artifact's files; empty when the artifact has no such file."""
+    if not any(entry.name == name for entry in manifest.files):
         return {}
-    config = json.loads((folder / "config.json").read_bytes())
+    config = json.loads((folder / name).read_bytes())
     return config if isinstance(config, dict) else {}
 
 
 def pad_token(manifest: Manifest, folder: Path) -> int:
-    """The id that fills up rows: the config's, else the tokenizer's own, else 0; the mask hides it either way."""
-    given = read_config(manifest, folder).get("pad_token_id")
-    if isinstance(given, int):
-        return given
-    path = folder / "tokenizer.json"
-    padding = json.loads(path.read_bytes()).get("padding") if path.is_file() else None
-    found = padding.get("pad_id") if isinstance(padding, dict) else None
-    return found if isinstance(found, int) else 0
+    """The id that fills up rows: the tokenizer's, else the model's, else 0; the mask hides it either way."""
+    for name, field in (("tokenizer_config.json", "padTokenId"), ("config.json", "pad_token_id")):
+        found = read_config(manifest, folder, name).get(field)
+        if isinstance(found, int) and found >= 0:
+            return found
+    return 0

@@ -98,7 +98,7 @@ class TargetStatus(StatusModel):
     attempt: str | None = None
     """The attempt that made the artifact below."""
     request: str | None = None
-    """Digest of the request that made it: the present spec asks for the same when this does not change."""
+    """Digest of the request that made it and of its volumes: unchanged, the present spec asks for the same."""
     key: str | None = None
     """Content address of the artifact."""
     artifact: ArtifactStatus | None = None
@@ -106,7 +106,7 @@ class TargetStatus(StatusModel):
     """Commit, or digest of the source's files, that was exported."""
     precision: str | None = None
     parity: ParityStatus | None = None
-    versions: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] | None = None
     """torch, transformers, compiler and the like."""
     worker_image: str | None = None
     """Image that made the artifact, and that serves it."""
@@ -133,7 +133,7 @@ class ServingTargetStatus(StatusModel):
     failed_digest: str | None = None
     """Digest whose pods did not become Ready; not tried again until the spec or torchscript.dev/retry changes."""
     failed_attempt: str | None = None
-    """The attempt that failed_digest came from."""
+    """The rollout that failed: digest of the attempt and of the Deployment, replicas left out."""
     replicas: int = 0
     ready_replicas: int = 0
     last_failure: FailureStatus | None = None

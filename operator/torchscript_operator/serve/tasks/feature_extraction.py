@@ -1,4 +1,8 @@
-"""feature-extraction: one vector a text, pooled from the token vectors as the manifest says."""
+"""feature-extraction: one vector a text.
+
+The exporter puts the pooling into the model, where parity proves it. For an artifact with token vectors alone the
+server pools as the manifest says.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,16 +21,25 @@ SMALLEST_NORM = 1e-12
 """Divisor of a vector of zeros."""
 DEFAULT_POOLING = Pooling(mode="mean", normalize=False, origin="default")
 """For artifacts whose source says nothing about pooling."""
+TEXT_VECTORS = ["batch", "feature"]
+"""Axes of an output with one vector a text."""
+TOKEN_VECTORS = ["batch", "sequence", "feature"]
+"""Axes of an output with one vector a token."""
 
 
 class FeatureExtraction(Task):
     """Embeddings."""
 
     def __init__(self, manifest: Manifest) -> None:
-        """Find the output with a vector for each token."""
+        """Find the output with a vector for each text, or else for each token."""
         super().__init__(manifest)
         self._pooling = manifest.pooling or DEFAULT_POOLING
-        self._output = _token_vectors(manifest)
+        pooled = None if self._pooling.mode == "none" else _output(manifest, TEXT_VECTORS)
+        self._pool = pooled is None
+        output = pooled or _output(manifest, TOKEN_VECTORS)
+        if output is None:
+            raise WorkerError(FailureReason.INVALID_REQUEST, "the artifact has no output that is an embedding")
+        self._output = output
 
     @property
     def width(self) -> int | None:
@@ -35,8 +48,8 @@ class FeatureExtraction(Task):
 
     def finish(self, outputs: Arrays, mask: NDArray[np.int64]) -> Sequence[Result]:
         """One float32 vector of shape (width,) a row, or (sequence, width) when nothing is pooled."""
-        vectors = pool(outputs[self._output.name], mask, self._pooling)
-        return list(vectors)
+        vectors = outputs[self._output.name]
+        return list(pool(vectors, mask, self._pooling) if self._pool else vectors)
 
     def describe(self) -> dict[str, Any]:
         """The pooling beside the task."""
@@ -65,9 +78,5 @@ def pool(tokens: NDArray[np.float32], mask: NDArray[np.int64], pooling: Pooling)
     return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def _token_vectors(manifest: Manifest) -> TensorSpec:
-    for output in manifest.outputs:
-        if [axis.name for axis in output.axes] == ["batch", "sequence", "feature"]:
-            return output
-    msg = "the artifact has no output of the axes batch, sequence, feature, which feature-extraction pools"
-    raise WorkerError(FailureReason.INVALID_REQUEST, msg)
+def _output(manifest: Manifest, axes: list[str]) -> TensorSpec | None:
+    return next((spec for spec in manifest.outputs if [axis.name for axis in spec.axes] == axes), None)

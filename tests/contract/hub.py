@@ -1,0 +1,118 @@
+"""A local server that speaks as much of the Hugging Face Hub's API as snapshot_download uses."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = "owner/tiny"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_test_token_value"  # noqa: S105 - opens nothing but this server
+
+
+@dataclass
+class Hub:
+    """What the server holds and how it behaves; a test may change both while it runs."""
+
+    folder: Path
+    endpoint: str = ""
+    revisions: dict[str, str] = field(default_factory=lambda: {"main": COMMIT, "v1": COMMIT, COMMIT: COMMIT})
+    gated: bool = False
+    """Only TOKEN may read; others hear that the repository is gated."""
+    private: bool = False
+    """Only TOKEN may read; others hear that there is nothing."""
+    status: int | None = None
+    """Answer everything with this status."""
+    requests: list[str] = field(default_factory=list)
+
+    def files(self) -> dict[str, Path]:
+        return {
+            path.relative_to(self.folder).as_posix(): path for path in sorted(self.folder.rglob("*")) if path.is_file()
+        }
+
+
+def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a class around one hub
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.answer()
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def answer(self) -> None:
+            path = self.path.partition("?")[0]
+            hub.requests.append(f"{self.command} {path}")
+            allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+            if hub.status is not None:
+                self.send(hub.status, b"{}")
+            elif hub.gated and not allowed:
+                self.fail(403 if self.headers.get("Authorization") else 401, "GatedRepo")
+            elif hub.private and not allowed:
+                self.fail(401, "RepoNotFound")
+            elif path.startswith(f"/api/models/{REPOSITORY}"):
+                self.information(path)
+            elif path.startswith(f"/{REPOSITORY}/resolve/"):
+                revision, _, name = path.removeprefix(f"/{REPOSITORY}/resolve/").partition("/")
+                self.file(revision, name)
+            else:
+                self.fail(404, "RepoNotFound")
+
+        def information(self, path: str) -> None:
+            revision = path.removeprefix(f"/api/models/{REPOSITORY}").removeprefix("/revision/") or "main"
+            if revision not in hub.revisions:
+                self.fail(404, "RevisionNotFound")
+                return
+            siblings = [{"rfilename": name} for name in hub.files()]
+            value = {"id": REPOSITORY, "modelId": REPOSITORY, "sha": hub.revisions[revision], "siblings": siblings}
+            self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+        def file(self, revision: str, name: str) -> None:
+            if revision not in hub.revisions:
+                self.fail(404, "RevisionNotFound")
+                return
+            if name not in hub.files():
+                self.fail(404, "EntryNotFound")
+                return
+            content = hub.files()[name].read_bytes()
+            etag = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+            self.send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": hub.revisions[revision]})
+
+        def fail(self, status: int, code: str) -> None:
+            self.send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": "refused by the test"})
+
+        def send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            """Keep the test's output to itself."""
+
+    return Handler
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Hub]:
+    """Serve a model folder as REPOSITORY on a free port."""
+    hub = Hub(folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

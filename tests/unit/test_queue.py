@@ -1,0 +1,163 @@
+"""The work queue: one pass a key at a time, duplicates merged, errors retried ever more slowly."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from torchscript_operator.controller import queue as queues
+from torchscript_operator.controller.queue import Key, Queue
+
+ONE, TWO = Key("ml", "one"), Key("ml", "two")
+
+
+class Passes:
+    """Stands for the reconciler: counts passes, and does what the test says."""
+
+    def __init__(self) -> None:
+        self.seen: list[Key] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.errors = 0
+        self.later: float | None = None
+        self.at_once = self.most_at_once = 0
+
+    async def __call__(self, key: Key) -> float | None:
+        self.seen.append(key)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await self.gate.wait()
+        self.at_once -= 1
+        if self.errors:
+            self.errors -= 1
+            raise RuntimeError
+        return self.later
+
+
+@asynccontextmanager
+async def running(passes: Passes, workers: int = 4) -> AsyncIterator[Queue]:
+    queue = Queue(passes, workers)
+    task = asyncio.create_task(queue.run())
+    yield queue
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def until(look: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not look():  # noqa: ASYNC110 -- what is looked at tells nobody
+            await asyncio.sleep(0)
+
+
+async def test_wishes_for_one_key_are_merged_while_it_waits() -> None:
+    passes = Passes()
+    async with running(passes) as queue:
+        for _ in range(10):
+            queue.add(ONE)
+        await until(lambda: len(passes.seen) == 1)
+        assert queue.oldest_seconds() == 0
+    assert passes.seen == [ONE]
+
+
+async def test_wish_during_a_pass_brings_exactly_one_more() -> None:
+    passes = Passes()
+    passes.gate.clear()
+    async with running(passes) as queue:
+        queue.add(ONE)
+        await until(lambda: len(passes.seen) == 1)
+        for _ in range(10):
+            queue.add(ONE)
+        passes.gate.set()
+        await until(lambda: len(passes.seen) == 2 and not passes.at_once)
+    assert passes.seen == [ONE, ONE]
+
+
+async def test_one_key_is_never_worked_on_twice_at_once() -> None:
+    passes = Passes()
+    passes.gate.clear()
+    async with running(passes) as queue:
+        queue.add(ONE)
+        await until(lambda: len(passes.seen) == 1)
+        queue.add(ONE)
+        passes.gate.set()
+        await until(lambda: len(passes.seen) == 2)
+    assert passes.most_at_once == 1
+
+
+async def test_keys_are_worked_on_beside_each_other() -> None:
+    passes = Passes()
+    passes.gate.clear()
+    async with running(passes) as queue:
+        queue.add(ONE)
+        queue.add(TWO)
+        await until(lambda: passes.at_once == 2)
+        passes.gate.set()
+
+
+async def test_workers_bound_the_passes_at_once() -> None:
+    passes = Passes()
+    async with running(passes, workers=2) as queue:
+        for number in range(20):
+            queue.add(Key("ml", str(number)))
+        await until(lambda: len(passes.seen) == 20)
+    assert passes.most_at_once <= 2
+
+
+async def test_failed_pass_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "FIRST_RETRY_SECONDS", 0.001)
+    passes = Passes()
+    passes.errors = 3
+    async with running(passes) as queue:
+        queue.add(ONE)
+        await until(lambda: len(passes.seen) == 4)
+
+
+def test_failures_of_a_key_wait_ever_longer_up_to_a_limit() -> None:
+    queue = Queue(Passes, 1)  # type: ignore[arg-type]
+    waits = [queue._backoff(ONE) for _ in range(20)]
+    for number, wait in enumerate(waits):
+        middle = min(queues.LAST_RETRY_SECONDS, queues.FIRST_RETRY_SECONDS * 2**number)
+        assert middle * (1 - queues.JITTER) <= wait <= middle * (1 + queues.JITTER)
+
+
+async def test_success_forgets_earlier_failures() -> None:
+    passes = Passes()
+    async with running(passes) as queue:
+        queue._failures[ONE] = 9
+        queue.add(ONE)
+        await until(lambda: ONE not in queue._failures)
+
+
+async def test_pass_that_asks_for_another_gets_it() -> None:
+    passes = Passes()
+    passes.later = 0.001
+    async with running(passes) as queue:
+        queue.add(ONE)
+        await until(lambda: len(passes.seen) >= 3)
+
+
+async def test_event_does_not_wait_for_a_later_look() -> None:
+    passes = Passes()
+    async with running(passes) as queue:
+        queue.add_after(ONE, 3600)
+        queue.add(ONE)
+        await until(lambda: passes.seen == [ONE])
+        assert queue._timers == {}
+
+
+async def test_earlier_of_two_later_looks_counts() -> None:
+    passes = Passes()
+    async with running(passes) as queue:
+        queue.add_after(ONE, 0.001)
+        queue.add_after(ONE, 3600)
+        await until(lambda: passes.seen == [ONE])
+
+
+async def test_key_that_nobody_takes_grows_old() -> None:
+    queue = Queue(Passes(), 1)
+    assert queue.oldest_seconds() == 0
+    queue.add(ONE)
+    await asyncio.sleep(0.01)
+    assert queue.oldest_seconds() >= 0.01

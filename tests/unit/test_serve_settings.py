@@ -1,0 +1,41 @@
+import pytest
+
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.request import SCRATCH_VARIABLE
+from torchscript_operator.serve.settings import Settings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_environment({}) == Settings()
+
+
+def test_variables_override_by_type() -> None:
+    settings = Settings.from_environment(
+        {
+            "TSM_SERVE_PORT": "1",
+            "TSM_SERVE_LINGER_SECONDS": "0.5",
+            "TSM_SERVE_LOG_PROBES": "true",
+            SCRATCH_VARIABLE: "/x",
+        }
+    )
+    assert (settings.port, settings.linger_seconds, settings.log_probes, settings.scratch) == (1, 0.5, True, "/x")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TSM_SERVE_PORT", "http"),
+        ("TSM_SERVE_PORT", "-1"),
+        ("TSM_SERVE_LINGER_SECONDS", "nan"),
+        ("TSM_SERVE_DRAIN_SECONDS", "inf"),
+        ("TSM_SERVE_LOG_PROBES", "yes"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(variable: str, value: str) -> None:
+    with pytest.raises(WorkerError, match=variable) as caught:
+        Settings.from_environment({variable: value})
+    assert caught.value.reason == FailureReason.INVALID_REQUEST
+
+
+def test_a_pod_drains_within_its_grace_period() -> None:
+    assert Settings().linger_seconds + Settings().drain_seconds < 60
