@@ -1,6 +1,7 @@
 """How a serving process ends when it must not serve: exit code, termination message, and nothing served."""
 
 import shutil
+import socket
 from pathlib import Path
 
 import httpx
@@ -124,6 +125,14 @@ def test_a_bad_setting_is_named(artifact: ExportedArtifact, tmp_path: Path) -> N
     with pod(request, tmp_path / "pod", {"TSM_SERVE_QUEUE_ROWS": "many"}) as running:
         assert running.wait_exit() == 64
         assert "TSM_SERVE_QUEUE_ROWS" in running.outcome.failure.message
+
+
+def test_a_port_that_is_taken_ends_the_process(artifact: ExportedArtifact, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with pod(make_request(artifact.uri, artifact.digest), tmp_path / "pod", {"TSM_SERVE_PORT": port}) as running:
+            assert running.wait_exit() == 70
+            assert port in running.outcome.failure.message
 
 
 def test_probes_are_answered_while_it_loads(artifact: ExportedArtifact, tmp_path: Path) -> None:

@@ -1,115 +1,133 @@
-"""A real API server, the CRD, and the operator as a process of its own."""
+"""A real API server, the CRD, and the operator as a process of its own, with the rights that the chart gives it."""
 
+import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 import yaml
 
+from tests.cluster.binaries import binary, build
 from tests.cluster.controlplane import ControlPlane, control_plane
-from tests.cluster.network import free_ports
+from tests.integration.harness import ROOT, Api, Models, Operator, eventually
 
-ROOT = Path(__file__).parents[2]
-Json = dict[str, Any]
-T = TypeVar("T")
+CHART = ROOT / "charts/torchscript-operator"
+HOME = "torchscript-system"
+SETTINGS = {
+    "workerImage": "worker:test",
+    "artifactStore": {"uri": "s3://artifacts/models"},
+    "resyncSeconds": 60,
+    "logLevel": "DEBUG",
+}
+numbers = itertools.count(1)
+
+
+def install_crd(plane: ControlPlane) -> None:
+    plane.kubectl.run("apply", "--server-side", f"--filename={ROOT / 'crds'}")
+    plane.kubectl.run("wait", "--for=condition=Established", "crd/torchscriptmodels.torchscript.dev")
+
+
+def make_namespace(plane: ControlPlane, name: str) -> str:
+    """A namespace with the account that the controller manager would make."""
+    plane.kubectl.run("create", "namespace", name)
+    eventually(lambda: plane.kubectl.get("namespace", name), "the namespace")
+    if plane.kubectl.get("serviceaccount", "default", f"--namespace={name}") is None:
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+        plane.kubectl.run("apply", "--server-side", f"--namespace={name}", "--filename=-", stdin=json.dumps(account))
+    return name
+
+
+def install_rights(plane: ControlPlane, folder: Path, *values: str) -> tuple[Path, str]:
+    """Give an account the chart's own rights; returns its kubeconfig and its user name."""
+    build(["helm"])
+    rendered = subprocess.run(
+        [binary("helm"), "template", "tsm", CHART, f"--namespace={HOME}", *values],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    kinds = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
+    wanted = [body for body in yaml.safe_load_all(rendered) if body and body["kind"] in kinds]
+    if plane.kubectl.get("namespace", HOME) is None:
+        plane.kubectl.run("create", "namespace", HOME)
+    plane.kubectl.run("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=yaml.safe_dump_all(wanted))
+    (subject,) = {
+        (subject["namespace"], subject["name"])
+        for body in wanted
+        if body["kind"].endswith("RoleBinding")
+        for subject in body["subjects"]
+    }
+    token = plane.kubectl.run("create", "token", subject[1], f"--namespace={subject[0]}", "--duration=2h").strip()
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    path = folder / "operator.kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path, f"system:serviceaccount:{subject[0]}:{subject[1]}"
 
 
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """An API server without controllers: Jobs and pods are what the tests make of them."""
     with control_plane(tmp_path_factory.mktemp("plane")) as running:
-        running.kubectl.run("apply", "--server-side", f"--filename={ROOT / 'crds'}")
-        running.kubectl.run("wait", "--for=condition=Established", "crd/torchscriptmodels.torchscript.dev")
+        install_crd(running)
         yield running
 
 
+@pytest.fixture(scope="session")
+def api(plane: ControlPlane) -> Iterator[Api]:
+    with Api(plane.kubeconfig) as client:
+        yield client
+
+
 @pytest.fixture
-def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
+def namespace(plane: ControlPlane) -> str:
     """A namespace of the test's own."""
-    name = f"t{abs(hash(request.node.nodeid)) % 10**9}"
-    plane.kubectl.run("create", "namespace", name)
-    return name
+    return make_namespace(plane, f"test-{next(numbers)}")
+
+
+@pytest.fixture
+def models(api: Api, namespace: str) -> Models:
+    """The models of that namespace."""
+    return Models(api, namespace)
 
 
 @pytest.fixture(scope="session")
 def settings_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Settings as the chart would render them."""
     path = tmp_path_factory.mktemp("settings") / "settings.yaml"
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "workerImage": "worker:test",
-                "artifactStore": {"uri": "s3://artifacts/models"},
-                "resyncSeconds": 60,
-                "logLevel": "DEBUG",
-            }
-        )
-    )
+    path.write_text(yaml.safe_dump(SETTINGS))
     return path
 
 
-class Operator:
-    """The operator in a process that tests may kill and start again."""
+@pytest.fixture(scope="session")
+def rights(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The operator's kubeconfig and user name."""
+    return install_rights(plane, tmp_path_factory.mktemp("rights"))
 
-    def __init__(self, plane: ControlPlane, settings: Path, log: Path) -> None:
-        self.plane, self.settings, self.log = plane, settings, log
-        self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        (port,) = free_ports(1)
-        environment = os.environ | {
-            "KUBECONFIG": str(self.plane.kubeconfig),
-            "TSM_SETTINGS": str(self.settings),
-            "TSM_HEALTH_PORT": str(port),
-        }
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "torchscript_operator.controller"],
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(timeout=20)
+@pytest.fixture(scope="session")
+def only_operator(
+    rights: tuple[Path, str], settings_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
+    """The one operator of the session, since it takes seconds to start."""
+    running = Operator(rights[0], settings_file, tmp_path_factory.mktemp("operator") / "operator.log")
+    yield running
+    if running.alive:
+        running.kill(signal.SIGTERM)
 
 
 @pytest.fixture
-def operator(plane: ControlPlane, settings_file: Path, tmp_path: Path) -> Iterator[Operator]:
-    """A running operator, ended after the test; its log is shown when the test fails."""
-    running = Operator(plane, settings_file, tmp_path / "operator.log")
-    running.start()
-    yield running
-    if running.process is not None and running.process.poll() is None:
-        running.kill(signal.SIGTERM)
-    sys.stderr.write(running.log.read_text())
-
-
-def eventually(look: Callable[[], T | None], what: str, seconds: float = 30) -> T:
-    """Wait until a look finds something; fails with what was awaited."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds} s: {what}")
-
-
-def condition(model: Json | None, kind: str) -> Json:
-    """A condition of a model, empty when absent."""
-    conditions = (model or {}).get("status", {}).get("conditions", [])
-    return next((found for found in conditions if found["type"] == kind), {})
-
-
-def dumps(body: Json) -> str:
-    """An object for kubectl's standard input."""
-    return json.dumps(body)
+def operator(only_operator: Operator) -> Iterator[Operator]:
+    """A running operator; its log of this test is shown when the test fails, and may tell of no fault."""
+    if not only_operator.alive:
+        only_operator.start()
+        eventually(lambda: only_operator.get("/readyz"), "the operator to be ready")
+    start = only_operator.log.stat().st_size
+    faults = len(only_operator.faults())
+    yield only_operator
+    sys.stderr.write(only_operator.log.read_text()[start:])
+    assert only_operator.faults()[faults:] == []

@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import json
 import re
 import threading
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from tests.unit.serving import DIGEST, VERSION, WIDTH, Toy, expected, serving, tensor, tensors, toy_manifest, until
 from torchscript_operator.artifact.manifest import Pooling
+from torchscript_operator.serve.http import application
 
 EMBEDDINGS = "/v1/embeddings"
 INFER = "/v2/models/toy/infer"
@@ -295,6 +297,47 @@ async def test_a_request_whose_time_is_over_is_503() -> None:
         toy.gate.set()
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "deadline_exceeded"
+
+
+async def test_a_client_that_goes_away_frees_its_place() -> None:
+    toy = Held()
+    async with serving(toy=toy) as (client, state):
+        first = asyncio.ensure_future(client.post(EMBEDDINGS, json=asked("w1")))
+        await asyncio.to_thread(toy.entered.wait)
+        gone = asyncio.Event()
+        body = json.dumps(asked(["w1", "w2"])).encode()
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            if sent:
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            sent.append(body)
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": EMBEDDINGS, "headers": [], "query_string": b""}
+        second = asyncio.ensure_future(application(state)(scope, receive, send))
+        await until(lambda: state.model is not None and state.model.engine.waiting[0] == 2)
+        gone.set()
+        await second
+        assert state.model is not None
+        assert state.model.engine.waiting == (0, 0)
+        toy.gate.set()
+        assert (await first).status_code == 200
+        assert state.buffered_bytes == 0
+
+
+async def test_a_body_that_never_comes_is_given_up() -> None:
+    async def stalled() -> Any:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with serving(request_seconds=0.05) as (client, state):
+        assert (await client.post(EMBEDDINGS, content=stalled())).status_code == 408
+        assert state.buffered_bytes == 0
 
 
 async def test_a_failing_model_is_500_without_its_stack() -> None:

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from tests.unit.artifacts import TOLERANCES
 from tests.unit.serving import INPUTS, WIDTH, Toy, toy_manifest, toy_runner
+from torchscript_operator.artifact.failures import WorkerError
 from torchscript_operator.artifact.golden import GoldenCase
 from torchscript_operator.artifact.manifest import Axis, Parity, Pooling, TensorSpec
 from torchscript_operator.artifact.request import Shape
-from torchscript_operator.serve.loading import ReplayError, replay, warm_up
+from torchscript_operator.serve.loading import ReplayError, check_proven, replay, warm_up
 from torchscript_operator.serve.rows import Row, Want
 from torchscript_operator.serve.runner import TorchRunner
 from torchscript_operator.serve.tasks.feature_extraction import pool
@@ -147,6 +148,18 @@ def test_with_the_policy_warn_a_difference_is_served(caplog: pytest.LogCaptureFi
     (figure,) = replay(toy_runner(found), [golden_case([[1, 2]], error=0.5)])
     assert not figure.passed
     assert "differs" in caplog.text
+
+
+def test_an_artifact_that_failed_its_gate_is_not_served() -> None:
+    failed = Parity(verdict="Failed", tolerances=TOLERANCES, outputs=())
+    with pytest.raises(WorkerError, match="parity gate") as caught:
+        check_proven(toy_manifest(parity=failed))
+    assert caught.value.exit_code == 84
+
+
+def test_an_artifact_that_failed_under_the_policy_warn_is_served() -> None:
+    tolerances = TOLERANCES.model_copy(update={"policy": "Warn"})
+    check_proven(toy_manifest(parity=Parity(verdict="Failed", tolerances=tolerances, outputs=())))
 
 
 def test_warming_up_runs_every_declared_shape() -> None:

@@ -52,7 +52,10 @@ class Credentials:
 
 
 class S3Store:
-    """A prefix of a bucket. Every method raises WorkerError with a class of `reasons`."""
+    """A prefix of a bucket. Every method raises WorkerError with a class of `reasons`.
+
+    The credentials need s3:ListBucket beside reading and writing: without it, S3 answers 403 for what is not there.
+    """
 
     def __init__(
         self, location: StoreLocation, credentials: Credentials | None, reasons: StoreReasons = ARTIFACT_REASONS

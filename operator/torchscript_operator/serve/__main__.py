@@ -1,5 +1,6 @@
 """`python -m torchscript_operator.serve`: reads the request from the environment and serves one artifact."""
 
+import logging
 import os
 
 from pydantic import ValidationError
@@ -10,6 +11,7 @@ from torchscript_operator.artifact.request import SERVE_VARIABLE, ServeRequest
 from torchscript_operator.serve.process import Process, end, report
 from torchscript_operator.serve.settings import Settings
 
+LOGGER = logging.getLogger(__name__)
 SPIN_VARIABLE = "GOMP_SPINCOUNT"
 """How often OpenMP's threads look for work before they sleep; read when torch loads its runtime."""
 SPIN_COUNT = "2000"
@@ -36,6 +38,9 @@ def main() -> int:
             raise WorkerError(FailureReason.INVALID_REQUEST, f"unknown log level {settings.log_level!r}") from error
     except WorkerError as error:
         logs.configure({}, environment)
+        LOGGER.error(  # noqa: TRY400 - the message says it all
+            "%s", error.message, extra={"reason": error.reason, "exit_code": error.exit_code}
+        )
         report(digest, "start", error, environment)
         return error.exit_code
     return Process(request, settings, environment).run()

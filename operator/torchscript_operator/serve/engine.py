@@ -19,7 +19,7 @@ from torchscript_operator.serve.rows import Result, Row, Runner
 
 LOGGER = logging.getLogger(__name__)
 RATE_WEIGHT = 0.1
-"""Weight of the newest batch in the running mean of tokens a second."""
+"""Weight of the newest batch in the running mean of one worker's tokens a second."""
 
 
 class EngineError(Exception):
@@ -177,7 +177,7 @@ class Engine:
                 raise EngineDeadError
             full = len(self._items) + len(rows) > self._limits.queue_rows
             if full or self._tokens + tokens > self._limits.queue_tokens:
-                raise QueueFullError(retry_after(self._tokens, self._rate))
+                raise QueueFullError(retry_after(self._tokens, self._rate * self._limits.workers))
             for index, row in enumerate(rows):
                 item = _Item(ticket, index, row, self._runner.padded(row.length), now)
                 place = bisect_right(self._lengths, item.padded)

@@ -35,8 +35,8 @@ RUNTIMES = {"neuron": "torch_neuron", "neuronx": "torch_neuronx"}
 """Compiler to the module whose import registers its operators with torch; TorchScript's own are always there."""
 MAXIMUM_WORKERS = 8
 """Beyond, Python's own lock between passes costs more than another pass at one time brings."""
-WARM_UP_PASSES = 3
-"""TorchScript's profiling executor compiles on a shape's second pass; the third runs what it compiled."""
+FIRST_PASSES = 3
+"""Passes at a file's first shape: TorchScript's profiling executor compiles on the second, the third runs that."""
 
 
 class ReplayError(WorkerError):
@@ -76,6 +76,7 @@ def load(request: ServeRequest, settings: Settings, environment: Mapping[str, st
     store = open_store(request.artifact, Credentials.from_environment(ARTIFACT_CREDENTIALS_PREFIX, environment))
     # fetch() verifies the SHA-256 of every file, kept ones too: nothing below opens a file that did not pass.
     manifest = fetch(store, request.digest, folder)
+    check_proven(manifest)
     progress("load")
     threads = settings.threads or available_threads()
     torch.set_num_threads(threads)
@@ -96,6 +97,14 @@ def load(request: ServeRequest, settings: Settings, environment: Mapping[str, st
     progress("warm-up")
     warm_up(runner)
     return Loaded(manifest, runner, task, tokenizing, replayed)
+
+
+def check_proven(manifest: Manifest) -> None:
+    """Raise WorkerError (ParityFailed) for an artifact that no gate has passed, whoever asked to serve it."""
+    if manifest.parity.verdict != "Passed" and manifest.parity.tolerances.policy == "Enforce":
+        worst = worst_first(manifest.parity.outputs)
+        detail = f": {describe(worst[0])}" if worst else ""
+        raise WorkerError(FailureReason.PARITY_FAILED, f"The artifact has not passed the parity gate{detail}.")
 
 
 def replay(runner: TorchRunner, cases: list[golden.GoldenCase]) -> tuple[OutputParity, ...]:
@@ -133,13 +142,15 @@ def replay(runner: TorchRunner, cases: list[golden.GoldenCase]) -> tuple[OutputP
 
 
 def warm_up(runner: TorchRunner) -> None:
-    """Run every declared shape until its pass is compiled, with the token that fills rows and a full mask."""
+    """Run every declared shape, and each file until it is compiled; a full mask, since padding costs the same."""
+    compiled: set[Shape | None] = set()
     for shape in runner.buckets.shapes:
         inputs = _blank(runner, shape)
-        for _ in range(WARM_UP_PASSES):
-            started = time.monotonic()
+        started = time.monotonic()
+        for _ in range(1 if runner.file_of(shape) in compiled else FIRST_PASSES):
             runner.run_arrays(inputs)
-            LOGGER.debug("warmed %s in %.3f s", shape.name, time.monotonic() - started)
+        compiled.add(runner.file_of(shape))
+        LOGGER.debug("warmed %s in %.3f s", shape.name, time.monotonic() - started)
 
 
 def _blank(runner: TorchRunner, shape: Shape) -> dict[str, NDArray[np.int64]]:

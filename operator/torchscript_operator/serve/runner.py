@@ -62,6 +62,10 @@ class TorchRunner:
             rows = max(1, self._maximum_tokens // padded)
         return min(self._maximum_rows, rows)
 
+    def file_of(self, size: Shape) -> Shape | None:
+        """The shape whose file runs at this size; None when one file serves all."""
+        return None if None in self._modules else self.buckets.file_shape(size)
+
     def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:
         """Compute rows of one or several requests; alone: with all threads."""
         # Counts for the calling thread only, although torch's documentation does not say so.
@@ -99,7 +103,7 @@ class TorchRunner:
 
         Raises RuntimeError when it gives other outputs than the manifest says, or fails.
         """
-        module = self._modules.get(None) or self._modules[self.buckets.file_shape(size)]
+        module = self._modules[self.file_of(size)]
         with torch.inference_mode():
             given = module(*(torch.from_numpy(tensors[name]) for name in self._names))
         if isinstance(given, dict):

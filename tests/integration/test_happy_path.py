@@ -1,0 +1,36 @@
+"""From `kubectl apply` to Ready, on a real API server; the tests are the Job and Deployment controllers."""
+
+from tests.integration.harness import Models, Operator, eventually
+from tests.unit import workers
+
+
+def test_model_gets_a_job(operator: Operator, models: Models) -> None:
+    models.create()
+    job = models.awaits_job()
+    assert job["metadata"]["ownerReferences"][0]["uid"] == models.get()["metadata"]["uid"]
+    assert models.awaits("Ready", "False", "Exporting")["observedGeneration"] == 1
+
+
+def test_proven_model_gets_a_deployment_and_a_service_and_is_ready(operator: Operator, models: Models) -> None:
+    models.create()
+    models.serves("a")
+    assert models.service() is not None
+    status = models.get()["status"]
+    assert status["targets"][0]["artifact"]["digest"] == workers.digest_of("a")
+    assert status["serving"]["targets"][0]["active"]["artifact"]["digest"] == workers.digest_of("a")
+    assert status["serving"]["readyReplicas"] == 1
+
+
+def test_each_change_is_told_by_one_event(operator: Operator, models: Models) -> None:
+    models.create()
+    models.serves("a")
+    told = [(event["reason"], event["message"]) for event in models.events()]
+    assert len(told) == len(set(told))
+    assert {"Exporting", "RollingOut", "Serving"} <= {reason for reason, _ in told}
+
+
+def test_several_models_are_kept_apart(operator: Operator, models: Models) -> None:
+    models.create("one")
+    models.create("two")
+    eventually(lambda: len(models.jobs()) == 2, "two Jobs")
+    assert {job["metadata"]["labels"]["torchscript.dev/model"] for job in models.jobs()} == {"one", "two"}
