@@ -14,7 +14,7 @@ IMAGE_REPOSITORY ?=
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(UV): images/uv.txt
 	@echo "==> uv (seconds)"
@@ -44,6 +44,23 @@ test: lint verify cluster-build images ## Every test, as CI runs them
 unit: venv ## The fast tests: pure functions, golden files, the chart
 	@$(PYTHON) -m pytest tests/unit
 
+.PHONY: bench-export
+bench-export: venv ## Our export's time and memory against the guide's bare script (4 minutes on a quiet machine)
+	@$(PYTHON) -m tests.bench.export
+
+# The oldest Transformers that the export takes: it unties, traces and names what is missing otherwise than version 5.
+build/transformers-4/.done: pyproject.toml | $(UV)
+	@echo "==> Python environment with Transformers 4 (about a minute)"
+	@$(UV) venv --quiet --allow-existing --python 3.11 build/transformers-4
+	@$(UV) pip install --quiet --python build/transformers-4/bin/python --editable '.[export,serve]' \
+		transformers==4.57.6 pytest pytest-timeout pytest-asyncio hypothesis httpx
+	@touch $@
+
+.PHONY: test-transformers-4
+test-transformers-4: build/transformers-4/.done ## The tests of tasks, architectures and untying, with Transformers 4
+	@build/transformers-4/bin/python -m pytest -p no:cacheprovider tests/unit/test_untie.py tests/contract/test_tasks*.py \
+		tests/contract/test_export_architectures.py
+
 .PHONY: lint
 lint: venv ## Style, types and the walls between rooms
 	@.venv/bin/ruff check $(CODE)
@@ -57,12 +74,14 @@ format: venv ## Format the code and mend what can be mended
 	@.venv/bin/ruff format $(CODE)
 
 .PHONY: generate
-generate: venv ## Make generated files again: the CRD and the chart's copy of it
+generate: venv ## Make generated files again: the CRD, the chart's copy of it, the gRPC messages
 	@$(PYTHON) charts/generate.py
+	@$(PYTHON) operator/generate_protocol.py
 
 .PHONY: verify
 verify: venv ## Fail where a generated file is not what it is generated from
 	@$(PYTHON) charts/generate.py --check
+	@$(PYTHON) operator/generate_protocol.py --check
 
 .PHONY: lock
 lock: $(UV) ## Resolve and lock all requirements again

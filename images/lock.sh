@@ -14,6 +14,13 @@ lock() { # OUTPUT ARGUMENTS…: what OUTPUT pins already stays, unless LOCK_UPGR
 
 lock tests/requirements.txt --all-extras --group dev pyproject.toml
 echo uv | lock images/uv.txt -
+# The images on AWS's bases have Pythons and versions of their own; torch and numpy are the bases'.
+for image in "neuron 3.10" "neuronx 3.12"; do
+    folder=images/${image% *}
+    "$uv" pip compile --quiet --generate-hashes --no-emit-index-url --no-header --only-binary :all: \
+        ${LOCK_UPGRADE:+--upgrade} --python-version "${image#* }" --python-platform x86_64-manylinux_2_28 \
+        --no-emit-package numpy --no-emit-package torch --output-file "$folder/requirements.txt" "$folder/requirements.in"
+done
 LOCK_UPGRADE= # the rest takes its versions from there
 all=tests/requirements.txt
 lock images/operator/requirements.txt --constraints "$all" --extra controller pyproject.toml

@@ -44,6 +44,10 @@ class Plane:
     """None: `<folder>/logs/audit.log`."""
     extra_apiserver: Sequence[str] = ()
     """More flags of kube-apiserver; a flag given again wins."""
+    extra_controllers: Sequence[str] = ()
+    """The same for kube-controller-manager."""
+    extra_scheduler: Sequence[str] = ()
+    """The same for kube-scheduler."""
     extra_certificates: Sequence[Certificate] = ()
     generation: str = ""
     """The certificates' fingerprint: new ones restart everything that read the old."""
@@ -149,11 +153,12 @@ class Plane:
             "--use-service-account-credentials",
             # It makes this folder, by default below /usr/libexec.
             f"--flex-volume-plugin-dir={self.folder / 'volume-plugins'}",
+            *self.extra_controllers,
         )
 
     def scheduler(self) -> Component:
         """The default scheduler."""
-        return self._client("kube-scheduler", "scheduler", self.scheduler_port)
+        return self._client("kube-scheduler", "scheduler", self.scheduler_port, *self.extra_scheduler)
 
     def _client(self, name: str, user: str, port: int, *more: str) -> Component:
         kubeconfig = self.pki / f"{user}.kubeconfig"

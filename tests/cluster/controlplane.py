@@ -79,6 +79,8 @@ def control_plane(
     scheduler: bool = False,
     audit_log: Path | None = None,
     extra_apiserver: Sequence[str] = (),
+    extra_controllers: Sequence[str] = (),
+    extra_scheduler: Sequence[str] = (),
 ) -> Iterator[ControlPlane]:
     """Starts etcd and kube-apiserver, and the controllers or the scheduler when asked; stops all at the end.
 
@@ -88,7 +90,14 @@ def control_plane(
     folder = directory or Path(tempfile.mkdtemp(prefix="tsm-plane-"))
     folder.mkdir(parents=True, exist_ok=True)
     supervisor = Supervisor(folder.resolve(), bound=True)
-    described = Plane(folder.resolve(), bind="127.0.0.1", audit_log=audit_log, extra_apiserver=tuple(extra_apiserver))
+    described = Plane(
+        folder.resolve(),
+        bind="127.0.0.1",
+        audit_log=audit_log,
+        extra_apiserver=tuple(extra_apiserver),
+        extra_controllers=tuple(extra_controllers),
+        extra_scheduler=tuple(extra_scheduler),
+    )
     try:
         yield _start(described, supervisor, controllers=controllers, scheduler=scheduler)
     finally:

@@ -1,6 +1,7 @@
 """Fixtures that the tests of both sides of the contract share."""
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from tests.contract import tiny
 from tests.contract.exporting import ExportedArtifact, make_request, run_job
 from tests.contract.s3 import S3Server, serving
+
+# As export's own process sets it, before anything imports torch: spinning threads slow each other on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +38,16 @@ def minilm_artifact(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactor
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT; copy it before changing it."""
     return tiny.write_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportedArtifact:
+    """A random BERT in a folder store; copy it before changing it."""
+    store = tmp_path_factory.mktemp("store")
+    request = make_request(tiny_folder, store)
+    result = run_job(request, tmp_path_factory.mktemp("scratch"))
+    assert result.exit_code == 0, result.log
+    return ExportedArtifact(request, result, store)
 
 
 @pytest.fixture(scope="session")

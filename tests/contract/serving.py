@@ -46,11 +46,23 @@ class Pod:
         return found
 
     @property
+    def grpc(self) -> str:
+        """Where it listens for gRPC, as host:port."""
+        found: str = self._await(lambda: next((line["grpc"] for line in self.log if "grpc" in line), None))
+        return found
+
+    @property
+    def health(self) -> str:
+        """The health port's URL, as its log says."""
+        found: str = self._await(lambda: next((line["health"] for line in self.log if "health" in line), None))
+        return found
+
+    @property
     def outcome(self) -> ServeOutcome:
         return ServeOutcome.model_validate_json((self.folder / "termination-log").read_text())
 
-    def wait_ready(self) -> None:
-        url = self.url
+    def wait_ready(self, url: str | None = None) -> None:
+        url = url or self.url
         self._await(lambda: _status(f"{url}/v2/health/ready") == 200 or None)
 
     def wait_unready(self) -> None:
@@ -113,6 +125,7 @@ def pod(request: ServeRequest | str, folder: Path, environment: dict[str, str] |
         TERMINATION_LOG_VARIABLE: str(folder / "termination-log"),
         "TSM_SERVE_HOST": "127.0.0.1",
         "TSM_SERVE_PORT": "0",
+        "TSM_SERVE_GRPC_PORT": "0",
         "TSM_SERVE_LINGER_SECONDS": "1",
         **(environment or {}),
     }

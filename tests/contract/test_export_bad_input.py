@@ -252,8 +252,8 @@ def test_longest_possible_shape_is_exported(folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"compilation": {"precision": "bfloat16"}}, "'bfloat16'"),
-        ({"compilation": {"precision": "auto"}}, "'auto'"),
+        ({"compilation": {"compiler": "neuron", "precision": "int8"}}, "has no precision int8"),
+        ({"compilation": {"compiler": "neuronx", "precision": "auto"}}, "has no precision auto"),
         ({"compilation": {"compiler": "neuron"}}, "'neuron' is not in this worker image"),
         ({"compilation": {"arguments": ["-O2"]}}, "takes no arguments"),
         ({"parity": TOLERANCES | {"absoluteTolerance": "much"}}, "absoluteTolerance"),
@@ -290,7 +290,7 @@ def test_error_in_the_middle_gets_its_class(
     def fail(*_: Any) -> None:
         raise raised
 
-    monkeypatch.setattr("torchscript_operator.export.build.detect_axes", fail)
+    monkeypatch.setattr("torchscript_operator.export.compare.detect_axes", fail)
 
     failure = failure_of(folder, tmp_path)
 

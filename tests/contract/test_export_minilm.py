@@ -134,7 +134,16 @@ def test_tokenizer_neither_pads_nor_cuts_and_gives_transformers_ids(
     for text in [*TEXTS, "word " * 300]:
         assert tokenizer.encode(text).ids == eager[1](text, truncation=False, padding=False)["input_ids"]
     facts = json.loads(minilm_artifact.file("tokenizer_config.json").read_text())
-    assert facts == {"padToken": "[PAD]", "padTokenId": 0, "paddingSide": "right", "modelMaxLength": 512}
+    assert facts == {
+        "padToken": "[PAD]",
+        "padTokenId": 0,
+        "clsTokenId": 101,
+        "maskTokenId": 103,
+        "unkTokenId": 100,
+        "cleanUpSpaces": False,
+        "paddingSide": "right",
+        "modelMaxLength": 512,
+    }
 
 
 def test_golden_cases_replay(minilm_artifact: ExportedArtifact, compiled: Any) -> None:
@@ -176,7 +185,7 @@ def test_termination_message_fits_and_names_the_artifact(minilm_artifact: Export
 def test_log_tells_each_stage_with_its_seconds(minilm_artifact: ExportedArtifact) -> None:
     ended = [line["stage"] for line in minilm_artifact.result.log if "elapsedSeconds" in line]
 
-    assert ended == ["resolve", "load", "trace", "axes", "parity", "package", "upload"]
+    assert ended == ["resolve", "load", "golden", "trace", "axes", "parity", "package", "upload"]
     assert {line["model"] for line in minilm_artifact.result.log} == {"tests/model"}
 
 

@@ -8,23 +8,13 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.contract.exporting import ExportedArtifact, run_job
-from tests.contract.exporting import make_request as make_export
+from tests.contract.exporting import ExportedArtifact
 from tests.contract.serving import make_request, pod
 from torchscript_operator.artifact import digest, golden
 from torchscript_operator.artifact.failures import FailureReason
 from torchscript_operator.artifact.outcome import MAXIMUM_BYTES
 from torchscript_operator.artifact.request import ServeRequest, StoreLocation
 from torchscript_operator.artifact.store import open_store, publish
-
-
-@pytest.fixture(scope="module")
-def tiny_artifact(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportedArtifact:
-    store = tmp_path_factory.mktemp("store")
-    request = make_export(tiny_folder, store)
-    result = run_job(request, tmp_path_factory.mktemp("scratch"))
-    assert result.exit_code == 0, result.log
-    return ExportedArtifact(request, result, store)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,21 @@ SETTINGS = {
     "logLevel": "DEBUG",
 }
 numbers = itertools.count(1)
+
+
+@contextmanager
+def api_server(directory: Path, *, controllers: bool = False) -> Iterator[ControlPlane]:
+    """A control plane whose processes are all waited for in the end, or Python warns that they still run."""
+    with control_plane(directory, controllers=controllers) as running:
+        yield running
+    await_ends(running)
+
+
+def await_ends(plane: ControlPlane, name: str = "") -> None:
+    """Wait for stopped components: a process of many threads is a zombie before the last one lets go of its port."""
+    for child in list(plane._supervisor._children.values()):
+        if name in str(child.args):
+            child.wait(10)
 
 
 def install_crd(plane: ControlPlane) -> None:
@@ -72,7 +88,7 @@ def install_rights(plane: ControlPlane, folder: Path, *values: str) -> tuple[Pat
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """An API server without controllers: Jobs and pods are what the tests make of them."""
-    with control_plane(tmp_path_factory.mktemp("plane")) as running:
+    with api_server(tmp_path_factory.mktemp("plane")) as running:
         install_crd(running)
         yield running
 

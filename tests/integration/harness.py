@@ -1,4 +1,4 @@
-"""What integration tests are written with: an HTTP client, the operator as a process, and models whose cluster is us."""
+"""What integration tests are written with: an HTTP client, the operator as a process, and one namespace's models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.cluster.network import free_ports
 from tests.unit import workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
     from tests.cluster.controlplane import ControlPlane
@@ -144,12 +144,13 @@ class Operator:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def faults(self) -> list[Json]:
-        """Lines that tell of a fault of its own."""
-        return [line for line in self.lines() if "exception" in line or line["level"] in {"error", "critical"}]
+        """Lines that tell of a fault of its own; that kopf loses its connection is none."""
+        bad = [line for line in self.lines() if "exception" in line or line["level"] in {"error", "critical"}]
+        return [line for line in bad if not line["logger"].startswith("kopf._cogs.clients")]
 
 
 class Models:
-    """One namespace: its models, and the tests in the roles of user, Job controller, kubelet and Deployment controller."""
+    """One namespace's models; the tests play the user, the Job and Deployment controllers, and the kubelet."""
 
     def __init__(self, api: Api, namespace: str) -> None:
         self.api, self.namespace = api, namespace
@@ -175,6 +176,12 @@ class Models:
 
     def get(self, name: str = "minilm") -> Json:
         return self.api("GET", self.path("torchscriptmodels", name))
+
+    def strangers_job(self, name: str) -> None:
+        """A Job that has nothing to do with any model."""
+        pod = {"spec": {"containers": [{"name": "c", "image": "other:1"}], "restartPolicy": "Never"}}
+        body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"template": pod}}
+        self.api("POST", self.path("jobs", group="/apis/batch/v1"), body)
 
     # What is there.
 
@@ -211,14 +218,15 @@ class Models:
 
     # The Job controller and the kubelet.
 
-    def awaits_job(self, target: str = "cpu", *, but: str | None = None) -> Json:
+    def awaits_job(self, target: str = "cpu", *, but: str | None = None, model: str = "minilm") -> Json:
         """Wait for a target's running Job, other than one."""
+        wanted = {"torchscript.dev/target": target, "torchscript.dev/model": model}
 
         def look() -> Json | None:
             for job in self.jobs():
-                labels = job["metadata"]["labels"]
                 ended = job.get("status", {}).get("conditions")
-                if labels["torchscript.dev/target"] == target and not ended and job["metadata"]["name"] != but:
+                mine = wanted.items() <= job["metadata"].get("labels", {}).items()
+                if mine and not ended and job["metadata"]["name"] != but:
                     return job
             return None
 
@@ -288,12 +296,14 @@ class Models:
         self.awaits("Reconciling", "False")
 
 
-def audit(plane: ControlPlane, user: str, namespace: str | None = None) -> Iterator[Json]:
-    """What a user has asked the API server for, each call once, when it was answered."""
+def audit(
+    plane: ControlPlane, user: str, namespace: str | None = None, stages: Sequence[str] = ("ResponseComplete",)
+) -> Iterator[Json]:
+    """What a user has asked the API server for: each call when it was answered, a watch when it ended."""
     for line in plane.audit_log.read_text().splitlines():
         event = json.loads(line)
         about = event.get("objectRef", {})
-        if event["stage"] != "ResponseComplete" or event["user"]["username"] != user:
+        if event["stage"] not in stages or event["user"]["username"] != user:
             continue
         if namespace is None or about.get("namespace") == namespace:
             yield event

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.harness import OTHER, Models, Operator, eventually, now
+from tests.integration.harness import OTHER, Models, eventually, now
 from tests.unit import workers
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
 
@@ -18,15 +18,15 @@ CLASSES_OF_WORKERS = [
     FailureReason.STORE_ACCESS_DENIED,
 ]
 
+pytestmark = pytest.mark.usefixtures("operator")
+
 
 def fail(models: Models, reason: FailureReason) -> None:
     models.export_fails(CLASSES[reason].exit_code, workers.failed(reason), reason="PodFailurePolicy")
 
 
 @pytest.mark.parametrize("reason", CLASSES_OF_WORKERS)
-def test_report_of_the_worker_becomes_condition_and_event(
-    operator: Operator, models: Models, reason: FailureReason
-) -> None:
+def test_report_of_the_worker_becomes_condition_and_event(models: Models, reason: FailureReason) -> None:
     models.create()
     fail(models, reason)
     found = models.awaits("Stalled", "True", reason.value)
@@ -36,7 +36,7 @@ def test_report_of_the_worker_becomes_condition_and_event(
     assert [it["type"] for it in told] == ["Warning"]
 
 
-def test_container_killed_for_memory(operator: Operator, models: Models) -> None:
+def test_container_killed_for_memory(models: Models) -> None:
     models.create()
     job = models.awaits_job()
     models.pod(job, workers.pod_status("export", workers.terminated(137, reason="OOMKilled")))
@@ -44,7 +44,7 @@ def test_container_killed_for_memory(operator: Operator, models: Models) -> None
     assert "memory" in models.awaits("Stalled", "True", "OutOfMemory")["message"]
 
 
-def test_log_tail_of_a_worker_without_a_report(operator: Operator, models: Models) -> None:
+def test_log_tail_of_a_worker_without_a_report(models: Models) -> None:
     models.create()
     models.export_fails(70, "Traceback\nRuntimeError: boom")
     models.awaits("Stalled", "True", "InternalError")
@@ -71,16 +71,14 @@ def test_log_tail_of_a_worker_without_a_report(operator: Operator, models: Model
         ),
     ],
 )
-def test_pod_that_does_not_start(
-    operator: Operator, models: Models, status: dict[str, Any], reason: str, words: str
-) -> None:
+def test_pod_that_does_not_start(models: Models, status: dict[str, Any], reason: str, words: str) -> None:
     models.create(targets=[{"name": "cpu", "job": {"nodeSelector": {"disk": "nvme"}}}])
     models.pod(models.awaits_job(), status)
     assert words in models.awaits("Compiled", "False", reason)["message"]
     models.awaits("Reconciling", "True")
 
 
-def test_pod_that_starts_after_all_is_no_longer_told_of(operator: Operator, models: Models) -> None:
+def test_pod_that_starts_after_all_is_no_longer_told_of(models: Models) -> None:
     models.create()
     job = models.awaits_job()
     name = models.pod(job, workers.unscheduled("0/0 nodes are available."))
@@ -90,9 +88,10 @@ def test_pod_that_starts_after_all_is_no_longer_told_of(operator: Operator, mode
     models.awaits("Compiled", "False", "Exporting")
 
 
-def test_pod_that_the_api_server_refuses_is_told_from_the_jobs_event(operator: Operator, models: Models) -> None:
+def test_pod_that_the_api_server_refuses_is_told_from_the_jobs_event(models: Models) -> None:
     models.create()
     job = models.awaits_job()
+    models.job_status(job, {"startTime": now()})
     about = {"kind": "Job", "namespace": models.namespace}
     event = {
         "metadata": {"name": "refused"},
@@ -105,7 +104,7 @@ def test_pod_that_the_api_server_refuses_is_told_from_the_jobs_event(operator: O
     assert "exceeded quota: compute" in models.awaits("Compiled", "False", "PodRejected")["message"]
 
 
-def test_job_that_the_api_server_refuses_is_told(operator: Operator, models: Models) -> None:
+def test_job_that_the_api_server_refuses_is_told(models: Models) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
     models.api("POST", models.path("resourcequotas", group="/api/v1"), quota)
     path = models.path("resourcequotas", "none", "/api/v1")
@@ -115,7 +114,7 @@ def test_job_that_the_api_server_refuses_is_told(operator: Operator, models: Mod
     assert "exceeded quota: none" in models.awaits("Stalled", "True", "ChildRejected")["message"]
 
 
-def test_corrected_spec_recovers_without_deleting_anything(operator: Operator, models: Models) -> None:
+def test_corrected_spec_recovers_without_deleting_anything(models: Models) -> None:
     models.create()
     fail(models, FailureReason.SOURCE_NOT_FOUND)
     models.awaits("Stalled", "True", "SourceNotFound")
@@ -125,7 +124,7 @@ def test_corrected_spec_recovers_without_deleting_anything(operator: Operator, m
     assert "lastFailure" not in models.get()["status"]["targets"][0]
 
 
-def test_retry_annotation_starts_another_attempt(operator: Operator, models: Models) -> None:
+def test_retry_annotation_starts_another_attempt(models: Models) -> None:
     models.create()
     fail(models, FailureReason.SOURCE_ACCESS_DENIED)
     models.awaits("Stalled", "True", "SourceAccessDenied")
@@ -134,7 +133,7 @@ def test_retry_annotation_starts_another_attempt(operator: Operator, models: Mod
     assert len(models.jobs()) == 2
 
 
-def test_job_of_a_deleted_model_of_the_same_name_is_waited_for(operator: Operator, models: Models) -> None:
+def test_job_of_a_deleted_model_of_the_same_name_is_waited_for(models: Models) -> None:
     models.create()
     job = models.awaits_job()
     models.delete()

@@ -1,17 +1,21 @@
 """From `kubectl apply` to Ready, on a real API server; the tests are the Job and Deployment controllers."""
 
-from tests.integration.harness import Models, Operator, eventually
+import pytest
+
+from tests.integration.harness import Models, eventually
 from tests.unit import workers
 
+pytestmark = pytest.mark.usefixtures("operator")
 
-def test_model_gets_a_job(operator: Operator, models: Models) -> None:
+
+def test_model_gets_a_job(models: Models) -> None:
     models.create()
     job = models.awaits_job()
     assert job["metadata"]["ownerReferences"][0]["uid"] == models.get()["metadata"]["uid"]
     assert models.awaits("Ready", "False", "Exporting")["observedGeneration"] == 1
 
 
-def test_proven_model_gets_a_deployment_and_a_service_and_is_ready(operator: Operator, models: Models) -> None:
+def test_proven_model_gets_a_deployment_and_a_service_and_is_ready(models: Models) -> None:
     models.create()
     models.serves("a")
     assert models.service() is not None
@@ -21,7 +25,7 @@ def test_proven_model_gets_a_deployment_and_a_service_and_is_ready(operator: Ope
     assert status["serving"]["readyReplicas"] == 1
 
 
-def test_each_change_is_told_by_one_event(operator: Operator, models: Models) -> None:
+def test_each_change_is_told_by_one_event(models: Models) -> None:
     models.create()
     models.serves("a")
     told = [(event["reason"], event["message"]) for event in models.events()]
@@ -29,7 +33,7 @@ def test_each_change_is_told_by_one_event(operator: Operator, models: Models) ->
     assert {"Exporting", "RollingOut", "Serving"} <= {reason for reason, _ in told}
 
 
-def test_several_models_are_kept_apart(operator: Operator, models: Models) -> None:
+def test_several_models_are_kept_apart(models: Models) -> None:
     models.create("one")
     models.create("two")
     eventually(lambda: len(models.jobs()) == 2, "two Jobs")

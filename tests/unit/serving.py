@@ -1,20 +1,28 @@
 """A serving application around a toy model, without a process: for tests of runner, routes and protocols."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import torch
+import uvicorn
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from tests.unit.artifacts import manifest
 from torchscript_operator.artifact.manifest import Axis, Manifest, Pooling, TensorSpec
 from torchscript_operator.artifact.request import ServeRequest, Shape, StoreLocation
+from torchscript_operator.serve.access import Tls, Tokens
+from torchscript_operator.serve.connection import Bounds, bounded
 from torchscript_operator.serve.engine import Engine, Limits
 from torchscript_operator.serve.http import application
+from torchscript_operator.serve.rpc import Listener
 from torchscript_operator.serve.runner import TorchRunner
 from torchscript_operator.serve.settings import Settings
 from torchscript_operator.serve.state import Model, State
@@ -92,13 +100,9 @@ def expected(texts: list[str]) -> list[list[float]]:
     return [runner.run(tokenizing.encode([text]), alone=True).results[0].tolist() for text in texts]
 
 
-@asynccontextmanager
-async def serving(
-    found: Manifest | None = None, toy: Any = None, runner: Any = None, **changes: Any
-) -> AsyncIterator[tuple[httpx.AsyncClient, State]]:
-    """A client of a ready application."""
-    runner = runner or toy_runner(found, toy)
-    settings = Settings(**changes)
+def make_state(runner: TorchRunner, **changes: Any) -> State:
+    """A ready state; its engine starts on the running loop."""
+    settings = Settings(**({"grpc_port": 0, "host": "127.0.0.1"} | changes))
     state = State(
         ServeRequest(model="ns/toy", target="cpu", artifact=StoreLocation(uri="file:///x/key"), digest=DIGEST),
         settings,
@@ -107,11 +111,100 @@ async def serving(
     engine.start(asyncio.get_running_loop())
     state.model = Model(runner.manifest, runner.task, toy_tokenizing(), runner.buckets, engine)
     state.enter("serve")
-    transport = httpx.ASGITransport(application(state), raise_app_exceptions=False)
+    return state
+
+
+@asynccontextmanager
+async def serving(
+    found: Manifest | None = None, toy: Any = None, runner: Any = None, **changes: Any
+) -> AsyncIterator[tuple[httpx.AsyncClient, State]]:
+    """A client of a ready application."""
+    state = make_state(runner or toy_runner(found, toy), **changes)
+    assert state.model is not None
+    engine = state.model.engine
+    tokens = Tokens(Path(state.settings.token_file)) if state.settings.token_file else None
+    transport = httpx.ASGITransport(application(state, tokens), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://toy") as client:
         yield client, state
     engine.stop(5)
     state.executor.shutdown()
+
+
+@dataclass(frozen=True)
+class Live:
+    """A server on this machine's loopback."""
+
+    url: str
+    grpc: str
+    state: State
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.rpartition("/")[2].partition(":")
+        return host, int(port)
+
+
+@contextmanager
+def live(found: Manifest | None = None, toy: Any = None, tls: Tls | None = None, **changes: Any) -> Iterator[Live]:
+    """Both protocols over real sockets, on a loop in a thread of its own."""
+    started: list[Any] = []
+    ready = threading.Event()
+
+    async def serve() -> None:
+        state = make_state(toy_runner(found, toy), **changes)
+        settings = state.settings
+        tokens = Tokens(Path(settings.token_file)) if settings.token_file else None
+        bounds = Bounds(
+            connections=settings.connections,
+            head_bytes=settings.head_bytes,
+            head_seconds=settings.head_seconds,
+            write_seconds=settings.write_seconds,
+            metrics=state.metrics,
+        )
+        listener = Listener(state, tokens, tls)
+        grpc_port = await listener.start()
+        config = uvicorn.Config(
+            application(state, tokens),
+            port=0,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            http=bounded(bounds),
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls.context,
+        )
+        server = Quiet(config)
+        task = asyncio.ensure_future(server.serve())
+        await until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        scheme = "http" if tls is None else "https"
+        stop = asyncio.Event()
+        url = f"{scheme}://127.0.0.1:{port}"
+        started.extend([Live(url, f"127.0.0.1:{grpc_port}", state), asyncio.get_running_loop(), stop])
+        ready.set()
+        await stop.wait()
+        server.should_exit = server.force_exit = True
+        await task
+        await listener.stop(0)
+        assert state.model is not None
+        state.model.engine.stop(5)
+        state.executor.shutdown()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        yield started[0]
+    finally:
+        started[1].call_soon_threadsafe(started[2].set)
+        thread.join(30)
+
+
+class Quiet(uvicorn.Server):
+    """A server in a thread, where no signal handler can be."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 async def until(condition: Callable[[], bool]) -> None:

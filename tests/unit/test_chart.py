@@ -16,12 +16,14 @@ from torchscript_operator.controller.health import PORT
 from torchscript_operator.controller.settings import PATH_VARIABLE, Settings
 
 PERMISSIONS = {
-    ("torchscript.dev", "torchscriptmodels"): {"get", "list", "watch"},
+    ("torchscript.dev", "torchscriptmodels"): {"get", "list", "watch", "patch"},
     ("torchscript.dev", "torchscriptmodels/status"): {"patch"},
     ("torchscript.dev", "torchscriptmodels/finalizers"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
     ("apps", "deployments"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "services"): {"get", "list", "watch", "create", "patch", "delete"},
+    ("autoscaling", "horizontalpodautoscalers"): {"get", "list", "watch", "create", "patch", "delete"},
+    ("policy", "poddisruptionbudgets"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "pods"): {"get", "list", "watch"},
     ("", "events"): {"create", "list"},
 }

@@ -27,7 +27,8 @@ def schemas(schema: Any) -> Any:
     [
         ("artefactStore.uri=s3://bucket/prefix", "", "additional properties 'artefactStore' not allowed"),
         ("worker.image.tags=x", "/worker/image", "additional properties 'tags' not allowed"),
-        ("compilers.neuron.backoffLimit=1", "/compilers", "additional properties 'neuron' not allowed"),
+        ("compilers.neurone.backoffLimit=1", "/compilers", "additional properties 'neurone' not allowed"),
+        ("compilers.neuron.instanceTypes={m6i.large}", "/compilers/neuron/instanceTypes/0", "does not match pattern"),
         (
             "compilers.torchscript.job.image=x",
             "/compilers/torchscript/job",

@@ -32,7 +32,7 @@ def children(case: str) -> dict[str, Any]:
     (job,) = world.step().create
     on_volume = "persistentVolumeClaim" in body["spec"].get("artifact", {})
     world.export_ends(workers.proven(store="file:///mnt/artifacts/models" if on_volume else "s3://artifacts/models"))
-    deployment, service = world.step().apply
+    deployment, service, *_ = world.step().apply
     return dict(zip(FILES, (job, deployment, service), strict=True))
 
 
@@ -40,11 +40,15 @@ def test_there_are_cases() -> None:
     assert {"least", "full", "volumes", "hugging-face", "config-map", "placement"} <= set(CASES)
 
 
+def golden(path: Path, text: str) -> None:
+    """Compare with a recorded file."""
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert path.read_text() == text, f"{path} changed; if that is meant, run with UPDATE_GOLDEN=1"
+
+
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("case", CASES)
 def test_child_is_as_recorded(case: str, file: str) -> None:
     text = yaml.dump(children(case)[file], Dumper=Plain, sort_keys=False, width=120)
-    path = FOLDER / case / file
-    if os.environ.get("UPDATE_GOLDEN"):
-        path.write_text(text)
-    assert path.read_text() == text, f"{path.name} of {case} changed; if that is meant, run with UPDATE_GOLDEN=1"
+    golden(FOLDER / case / file, text)

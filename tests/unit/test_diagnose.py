@@ -196,6 +196,13 @@ def test_evicted_pod_is_not_taken_for_one_out_of_memory() -> None:
     assert "ephemeral-storage" in said
 
 
+def test_evicted_pod_of_a_job_that_goes_on_is_told_as_such() -> None:
+    world = exporting()
+    evicted = {"reason": "Evicted", "message": "The node was low on resource: memory."}
+    pod(world, **workers.pod_status("export", workers.terminated(137), **evicted))
+    assert told(world)[0] == conditions.EVICTED
+
+
 def test_export_past_its_deadline_names_the_field_and_what_was_last_seen() -> None:
     world = exporting(**PLACED, activeDeadlineSeconds=60)
     job = world.running()
@@ -225,6 +232,7 @@ def test_failed_job_whose_pods_are_gone_tells_the_jobs_own_message() -> None:
 def test_refused_pod_is_told_from_the_jobs_event(message: str) -> None:
     world = exporting()
     job = world.running()
+    job.setdefault("status", {})["startTime"] = job["metadata"]["creationTimestamp"]
     world.wait(10)
     assert world.settle().look_for_events
     world.events.append({"involvedObject": {"uid": job["metadata"]["uid"]}, "message": f"Error creating: {message}"})

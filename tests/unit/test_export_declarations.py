@@ -49,6 +49,55 @@ def test_unknown_architecture_takes_what_its_forward_and_tokenizer_share() -> No
     assert wider.inputs == architectures.INPUT_NAMES
 
 
+def test_segments_are_left_out_where_the_model_has_none() -> None:
+    def forward(input_ids: Any, attention_mask: Any, token_type_ids: Any) -> None: ...
+
+    model = model_of("deberta-v2", forward)
+    model.config.type_vocab_size = 0
+    without = architectures.of_model(model, tokenizer_of(*architectures.INPUT_NAMES))
+    model.config.type_vocab_size = 2
+    read = architectures.of_model(model, tokenizer_of(*architectures.INPUT_NAMES))
+
+    assert (without.inputs, without.segments) == (architectures.TWO, 1)
+    assert (read.inputs, read.segments) == (architectures.THREE, 2)
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "bert",
+        "distilbert",
+        "roberta",
+        "xlm-roberta",
+        "albert",
+        "electra",
+        "mpnet",
+        "deberta-v2",
+        "camembert",
+        "marian",
+    ],
+)
+def test_architecture_is_declared(model_type: str) -> None:
+    assert architectures.ARCHITECTURES[model_type].model_type == model_type
+
+
+@pytest.mark.parametrize(
+    ("model_class", "task"),
+    [
+        ("BertForMaskedLM", "fill-mask"),
+        ("ElectraForPreTraining", "fill-mask"),
+        ("XLMRobertaForSequenceClassification", "text-classification"),
+        ("DebertaV2ForTokenClassification", "token-classification"),
+        ("AlbertForQuestionAnswering", "question-answering"),
+        ("MPNetForMultipleChoice", "multiple-choice"),
+        ("MarianMTModel", "text2text-generation"),
+        ("BertModel", None),
+    ],
+)
+def test_task_is_known_by_the_name_of_a_model_class(model_class: str, task: str | None) -> None:
+    assert tasks.of_architecture(model_class) == task
+
+
 def test_model_of_images_is_no_text_model() -> None:
     def forward(pixel_values: Any) -> None: ...
 
@@ -93,7 +142,7 @@ def test_pooling_is_read_in_both_spellings(tmp_path: Path, pooling: dict[str, An
     ("kinds", "pooling"),
     [
         (["Transformer", "Pooling", "Dense"], {"pooling_mode": "mean"}),
-        (["Transformer"], {"pooling_mode": "mean"}),
+        (["Transformer", "Normalize"], {"pooling_mode": "mean"}),
         (["Transformer", "Pooling"], {"pooling_mode": "lasttoken"}),
         (["Transformer", "Pooling"], {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}),
         (["Transformer", "Pooling"], {}),
@@ -106,6 +155,15 @@ def test_pooling_that_is_not_implemented_is_refused(tmp_path: Path, kinds: list[
         tasks.read_pooling(tmp_path)
 
     assert caught.value.reason is FailureReason.TASK_MISMATCH
+
+
+def test_transformer_without_pooling_gives_vectors_of_tokens_alone(tmp_path: Path) -> None:
+    write_modules(tmp_path, ["Transformer"], {})
+
+    task = tasks.FeatureExtraction.of_folder(tmp_path)
+
+    assert task.pooling == Pooling(mode="none", normalize=False, origin="sentence-transformers")
+    assert [output.name for output in task.outputs] == ["last_hidden_state"]
 
 
 @pytest.mark.parametrize("mode", ["mean", "cls", "max"])
@@ -136,6 +194,7 @@ def test_masks_follow_the_axes_of_an_output() -> None:
     mask = np.array([[1, 0]])
 
     assert tasks.Output("tokens", ("batch", "sequence", "feature")).mask(mask) is not None
+    assert tasks.Output("positions", ("batch", "sequence")).mask(mask) is not None
     assert tasks.Output("texts", ("batch", "feature")).mask(mask) is None
 
 

@@ -29,6 +29,8 @@ def tolerances(**changes: str) -> dict[str, str]:
         {"shapes": [{"batch": 1, "sequence": 128}, {"batch": 2, "sequence": 128}]},
         {"compilation": {"compiler": "neuron"}},
         {"compilation": {"precision": "bfloat16"}},
+        {"compilation": {"precision": "auto"}},
+        {"compilation": {"precision": "int8", "searchSeconds": 60}},
         {"compilation": {"arguments": ["-O2"]}},
         {"parity": tolerances(absoluteTolerance="1e-3")},
         {"parity": tolerances(relativeTolerance="1e-3")},
@@ -66,6 +68,20 @@ def test_another_machine_has_another_key(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("platform.machine", lambda: "another")
 
     assert of() != before
+
+
+@pytest.mark.parametrize(
+    ("precision", "same"), [("float32", True), ("bfloat16", True), ("int8", True), ("auto", False)]
+)
+def test_processor_is_part_of_what_is_measured_and_of_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, precision: str, same: bool
+) -> None:
+    keys = []
+    for features in (("avx2",), ("avx2", "avx512_bf16")):
+        monkeypatch.setattr(key, "processor_features", lambda features=features: features)
+        keys.append(of(compilation={"precision": precision}))
+
+    assert (keys[0] == keys[1]) is same
 
 
 def test_versions_name_the_libraries_and_the_image() -> None:

@@ -16,12 +16,9 @@ class Keys:
     def __init__(self) -> None:
         self.added: list[Key] = []
 
-    def add(self, key: Key) -> None:
+    def add(self, key: Key, *, asked: bool = False) -> None:
+        assert asked, "what a person asks for goes first"
         self.added.append(key)
-
-
-class Resource:
-    plural = "jobs"
 
 
 def body(**metadata: Any) -> dict[str, Any]:
@@ -71,18 +68,29 @@ async def test_model_that_comes_again_asks_for_a_pass(listener: Listener, keys: 
     assert len(keys.added) == 2
 
 
-@pytest.mark.parametrize("kind", [None, "ADDED", "MODIFIED", "DELETED"])
-async def test_event_of_a_child_asks_for_a_pass_over_its_model(
-    listener: Listener, keys: Keys, kind: str | None
-) -> None:
-    child = {"metadata": {"namespace": "ml", "name": "x", "labels": {"torchscript.dev/model": "minilm"}}}
-    await listener.child_event({"type": kind, "object": child}, Resource)
-    assert keys.added == [Key("ml", "minilm")]
+def resting(**status: Any) -> dict[str, Any]:
+    said = {"Ready": "True", "Reconciling": "False", "Stalled": "False", **status.pop("said", {})}
+    conditions = [{"type": kind, "status": value} for kind, value in said.items()]
+    return {**body(), "status": {"observedGeneration": 1, "conditions": conditions, **status}}
 
 
-async def test_object_without_the_model_label_asks_for_nothing(listener: Listener, keys: Keys) -> None:
-    await listener.child_event({"type": "ADDED", "object": {"metadata": {"namespace": "ml", "name": "x"}}}, Resource)
-    assert keys.added == []
+def test_model_that_serves_is_at_rest() -> None:
+    assert handlers.at_rest(resting())
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        body(),
+        resting(observedGeneration=0),
+        resting(said={"Ready": "False"}),
+        resting(said={"Reconciling": "True"}),
+        resting(said={"Stalled": "True"}),
+        resting(conditions=[]),
+    ],
+)
+def test_model_that_anything_can_come_of_is_not_at_rest(found: dict[str, Any]) -> None:
+    assert not handlers.at_rest(found)
 
 
 def test_kopf_writes_nothing_of_its_own() -> None:
@@ -96,6 +104,6 @@ def test_kopf_writes_nothing_of_its_own() -> None:
 def test_only_low_level_handlers_are_registered(listener: Listener) -> None:
     registry = kopf.OperatorRegistry()
     handlers.register(registry, listener)
-    assert len(list(registry._watching.get_all_handlers())) == 1 + len(handlers.CHILDREN)
+    assert len(list(registry._watching.get_all_handlers())) == 1
     assert list(registry._changing.get_all_handlers()) == []
     assert list(registry._spawning.get_all_handlers()) == []

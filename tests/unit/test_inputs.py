@@ -16,6 +16,7 @@ from torchscript_operator.export.inputs import (
     samples_digest,
     unique_shapes,
 )
+from torchscript_operator.export.tasks import TextStyle
 from torchscript_operator.export.tokenizer import LoadedTokenizer
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -92,6 +93,79 @@ def test_golden_batch_mixes_texts_and_synthetic_rows(maker: InputMaker) -> None:
     ids = batch.inputs["input_ids"]
     np.testing.assert_array_equal(ids[::2], next(maker.of_texts(SENTENCES, shape)).inputs["input_ids"][::2])
     np.testing.assert_array_equal(ids[1::2], maker.synthetic(shape, masked=True).inputs["input_ids"][1::2])
+
+
+def styled(maker: InputMaker, style: TextStyle, segments: int = 2) -> InputMaker:
+    facts = {"maskTokenId": 4}
+    loaded = LoadedTokenizer(maker.loaded.tokenizer, NAMES, 0, frozenset(range(5)), facts)
+    return InputMaker(loaded, NAMES, maker.vocabulary_size, style, segments)
+
+
+def test_pairs_are_texts_with_the_next_one_in_the_second_segment(maker: InputMaker) -> None:
+    always = styled(maker, TextStyle(pairs="always"))
+    texts = ["the cat", "a dog", "hello"]
+
+    batch = next(always.of_texts(texts, Shape(batch=3, sequence=16)))
+
+    for row, pair in enumerate(zip(texts, [*texts[1:], texts[0]], strict=True)):
+        encoding = maker.loaded.tokenizer.encode(*pair)
+        length = len(encoding.ids)
+        assert batch.inputs["input_ids"][row, :length].tolist() == encoding.ids
+        assert batch.inputs["token_type_ids"][row, :length].tolist() == encoding.type_ids
+        assert batch.inputs["attention_mask"][row].sum() == length
+    assert batch.inputs["token_type_ids"].any(axis=1).all()
+
+
+def test_some_pairs_leave_single_texts_between(maker: InputMaker) -> None:
+    some = styled(maker, TextStyle(pairs="some"))
+
+    batch = next(some.of_texts(["the cat", "a dog", "hello", "mat"], Shape(batch=4, sequence=16)))
+
+    assert batch.inputs["token_type_ids"].any(axis=1).tolist() == [False, True, False, True]
+
+
+def test_long_pair_is_cut_but_keeps_both_texts(maker: InputMaker) -> None:
+    always = styled(maker, TextStyle(pairs="always"))
+
+    batch = next(always.of_texts(["the cat sat on the mat", "a dog"], Shape(batch=1, sequence=8)))
+
+    assert batch.inputs["attention_mask"].all()
+    assert (batch.inputs["input_ids"] == 3).sum() == 2
+
+
+@given(shape=SHAPES, masked=st.booleans())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_synthetic_pairs_have_both_segments_only_where_tokens_are(
+    maker: InputMaker, shape: Shape, masked: bool
+) -> None:
+    batch = styled(maker, TextStyle(pairs="always")).synthetic(shape, masked=masked)
+
+    check_form(batch, shape)
+    assert set(np.unique(batch.inputs["token_type_ids"])) <= {0, 1}
+    assert (batch.inputs["token_type_ids"] <= batch.inputs["attention_mask"]).all()
+
+
+def test_model_of_one_segment_never_sees_a_second(maker: InputMaker) -> None:
+    batch = styled(maker, TextStyle(pairs="always"), segments=1).synthetic(Shape(batch=8, sequence=32), masked=True)
+
+    assert not batch.inputs["token_type_ids"].any()
+
+
+def test_one_token_of_each_text_becomes_the_mask(maker: InputMaker) -> None:
+    masking = styled(maker, TextStyle(mask=True))
+
+    batch = next(masking.of_texts(["the cat sat", "hello"], Shape(batch=2, sequence=8)))
+
+    assert (batch.inputs["input_ids"] == 4).sum(axis=1).tolist() == [1, 1]
+
+
+def test_mask_that_the_tokenizer_does_not_have_is_refused(maker: InputMaker) -> None:
+    masking = InputMaker(maker.loaded, NAMES, maker.vocabulary_size, TextStyle(mask=True))
+
+    with pytest.raises(WorkerError, match="no mask token") as caught:
+        next(masking.of_texts(["the cat"], Shape(batch=1, sequence=8)))
+
+    assert caught.value.reason is FailureReason.TASK_MISMATCH
 
 
 def test_id_without_an_embedding_is_refused(maker: InputMaker) -> None:

@@ -148,7 +148,7 @@ ODD_CASES: dict[str, Callable[[Array], tuple[Array | None, Array | None, Any]]] 
     "objects": lambda a: (a, a.astype(object), None),
     "mask of integers": lambda a: (a, a, np.ones(a.shape[:2], dtype=np.int64)),
     "mask too short": lambda a: (a, a, np.ones((1,), dtype=np.bool_)),
-    "mask over the values": lambda a: (a, a, np.ones(a.shape, dtype=np.bool_)),
+    "mask over more than the values": lambda a: (a, a, np.ones((*a.shape, 1), dtype=np.bool_)),
 }
 
 

@@ -75,7 +75,7 @@ OPENAI_ERRORS: list[tuple[Any, int, str]] = [
     (asked(" ".join(["w1"] * 15)), 400, "17 tokens are more than the model's 16.*nothing is cut"),
     (asked("w1", dimensions=3), 400, "dimensions must be 4"),
     (asked("w1", encoding_format="hex"), 400, "encoding_format"),
-    (asked("w1", truncate=True), 400, "truncate"),
+    (asked("w1", other=True), 400, "other"),
     (asked("w1", model=7), 400, "model"),
     ([], 400, "body"),
     (asked(["w1"] * 11), 400, "more than 10"),
@@ -103,6 +103,17 @@ async def test_what_is_no_json_in_utf8_is_refused(path: str, body: bytes) -> Non
         response = await client.post(path, content=body)
     assert response.status_code == 400
     assert "not valid JSON" in response.text
+
+
+@pytest.mark.parametrize("path", [EMBEDDINGS, INFER, "/predict"])
+@pytest.mark.parametrize("depth", [100, 500, 1000, 1020, 5000])
+async def test_json_that_is_nested_deeply_is_refused(path: str, depth: int) -> None:
+    nested = "[" * depth + '"w1"' + "]" * depth
+    tensor_of = f'{{"name": "input_ids", "datatype": "INT64", "shape": [1, 1], "data": {nested}}}'
+    body = f'{{"inputs": [{tensor_of}]}}' if path == INFER else f'{{"model": "toy", "input": {nested}}}'
+    async with serving() as (client, _):
+        response = await client.post(path, content=body if path != "/predict" else f'{{"inputs": {nested}}}')
+    assert response.status_code == 400
 
 
 async def test_inference_gives_the_model_outputs_at_the_clients_own_shape() -> None:

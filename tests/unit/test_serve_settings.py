@@ -39,3 +39,17 @@ def test_a_value_of_another_type_is_refused_by_name(variable: str, value: str) -
 
 def test_a_pod_drains_within_its_grace_period() -> None:
     assert Settings().linger_seconds + Settings().drain_seconds < 60
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"TSM_SERVE_GRPC": "yes"}, "on, off or auto"),
+        ({"TSM_SERVE_TLS_KEY_FILE": "/k"}, "go together"),
+        ({"TSM_SERVE_TLS_CERTIFICATE_FILE": "/c"}, "go together"),
+        ({"TSM_SERVE_TLS_CLIENT_AUTHORITY_FILE": "/a"}, "needs TSM_SERVE_TLS_CERTIFICATE_FILE"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(given: dict[str, str], message: str) -> None:
+    with pytest.raises(WorkerError, match=message):
+        Settings.from_environment(given)

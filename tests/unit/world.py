@@ -8,6 +8,7 @@ from typing import Any
 from tests.unit import workers
 from torchscript_operator.api.v1alpha1.status import Condition, TargetStatus
 from torchscript_operator.controller import plan as planning
+from torchscript_operator.controller import scaling
 from torchscript_operator.controller.export_plan import stamp
 from torchscript_operator.controller.model import DIGEST_ANNOTATION, RETRY_ANNOTATION, TARGET_LABEL, Model
 from torchscript_operator.controller.observed import Observed, ended
@@ -45,6 +46,8 @@ class World:
         self.deployments: dict[str, Json] = {}
         self.pods: list[Json] = []
         self.service: Json | None = None
+        self.companions: dict[tuple[str, str], Json] = {}
+        """Autoscalers and disruption budgets, by kind and name."""
         self.events: list[Json] = []
         self.created: list[str] = []
         self._uids = itertools.count(1)
@@ -72,6 +75,8 @@ class World:
             pods=tuple(copy.deepcopy(self.pods)),
             deployments=tuple(copy.deepcopy(list(self.deployments.values()))),
             service=copy.deepcopy(self.service),
+            autoscalers=self._companions("HorizontalPodAutoscaler"),
+            budgets=self._companions("PodDisruptionBudget"),
             events=tuple(self.events),
         )
 
@@ -174,6 +179,11 @@ class World:
 
     # The API server.
 
+    def _companions(self, kind: str) -> tuple[Json, ...]:
+        names = scaling.looked_for(self.model, tuple(self.deployments.values()))
+        found = (self.companions.get((kind, name)) for name in names)
+        return tuple(copy.deepcopy(item) for item in found if item is not None)
+
     def _stored(self, item: Json) -> Json:
         stored = copy.deepcopy(item)
         stored["metadata"] |= {"uid": f"uid-{next(self._uids)}", "generation": 1}
@@ -185,17 +195,23 @@ class World:
         if item["kind"] == "Service":
             self.service = self._stored(item)
             return
+        if item["kind"] != "Deployment":
+            self.companions[item["kind"], item["metadata"]["name"]] = self._stored(item)
+            return
         name = item["metadata"]["name"]
         old = self.deployments.get(name)
         new = self._stored(item)
         if old is not None:
+            # A field that is not applied stays with whoever has set it.
+            new["spec"].setdefault("replicas", old["spec"]["replicas"])
+            new["metadata"]["managedFields"] = old["metadata"].get("managedFields", [])
             new["status"] = old["status"]
             new["metadata"]["generation"] = old["metadata"]["generation"] + (old["spec"] != new["spec"])
         self.deployments[name] = new
 
     def _delete(self, item: Json) -> None:
         uid = item["metadata"]["uid"]
-        for kind in (self.jobs, self.deployments):
+        for kind in (self.jobs, self.deployments, self.companions):
             for name in [name for name, live in kind.items() if live["metadata"]["uid"] == uid]:
                 del kind[name]
         if self.service is not None and self.service["metadata"]["uid"] == uid:
@@ -206,7 +222,7 @@ class World:
         metadata = copy.deepcopy(template["metadata"])
         number = next(self._uids)
         reference = {"uid": owner["metadata"]["uid"], "controller": True}
-        metadata |= {"name": f"pod-{number}", "uid": f"uid-{number}", "ownerReferences": [reference]}
+        metadata |= {"namespace": "ml", "name": f"pod-{number}", "uid": f"uid-{number}", "ownerReferences": [reference]}
         metadata["creationTimestamp"] = stamp(self.now)
         pod = {"metadata": metadata, "spec": copy.deepcopy(template["spec"]), "status": status}
         self.pods.append(pod)

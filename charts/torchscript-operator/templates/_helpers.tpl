@@ -66,9 +66,10 @@ app.kubernetes.io/component: operator
 
 {{/* What the operator may do: exactly what its code does. Discovery, which kopf needs, every account may read anyway. */}}
 {{- define "torchscript-operator.rules" -}}
+# Patched is the finalizer alone, on models with artifact.deletionPolicy Delete.
 - apiGroups: [torchscript.dev]
   resources: [torchscriptmodels]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 # A status is only ever written by server-side apply.
 - apiGroups: [torchscript.dev]
   resources: [torchscriptmodels/status]
@@ -87,6 +88,13 @@ app.kubernetes.io/component: operator
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services]
+  verbs: [get, list, watch, create, patch, delete]
+# Beside Deployments that are scaled, or that have more than one pod.
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
 # Termination messages and why a pod waits.
 - apiGroups: [""]

@@ -38,6 +38,17 @@ account and a class whose values are empty are left out: there, absent and empty
   "activeDeadlineSeconds" (int64 $given.activeDeadlineSeconds)
   "backoffLimit" (int64 $given.backoffLimit)
 }}
+{{- with $given.image }}
+{{- $_ := set $compiler "image" (include "torchscript-operator.image" (list . $)) }}
+{{- end }}
+{{- with $given.instanceTypes }}
+{{- $_ := set $compiler "instanceTypes" . }}
+{{- end }}
+{{- range $kind := list "compile" "verify" }}
+{{- with index $given $kind }}
+{{- $_ := set $compiler $kind (include "torchscript-operator.placement" . | fromYaml) }}
+{{- end }}
+{{- end }}
 {{- $_ := set $compilers $name $compiler }}
 {{- end }}
 {{- $_ := set $settings "compilers" $compilers }}

@@ -1,1 +1,1 @@
-"""What the export Job, the serving pod and the operator agree on: requests, manifests, digests, parity, stores, failures."""
+"""What Job, pod and operator agree on: requests, manifests, digests, parity, stores, failures."""

@@ -31,6 +31,7 @@ class FailureReason(str, enum.Enum):
     REPLAY_FAILED = "ReplayFailed"
     OUT_OF_MEMORY = "OutOfMemory"
     OUT_OF_DISK = "OutOfDisk"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
 
 
 @dataclass(frozen=True)
@@ -47,63 +48,94 @@ class FailureClass:
 
 CLASSES: dict[FailureReason, FailureClass] = {
     FailureReason.INTERNAL_ERROR: FailureClass(
-        70, True, "Read the Job's log; if it shows a fault of the operator's worker, report it."
+        70, transient=True, advice="Read the Job's log; if it shows a fault of the operator's worker, report it."
     ),
     FailureReason.INVALID_REQUEST: FailureClass(
-        64, False, "Correct what the message names; if that is right, install matching operator and worker versions."
+        64,
+        transient=False,
+        advice="Correct what the message names; if that is right, install matching operator and worker versions.",
     ),
     FailureReason.SOURCE_NOT_FOUND: FailureClass(
-        66, False, "Correct spec.source: the repository, revision, object or path does not exist."
+        66, transient=False, advice="Correct spec.source: the repository, revision, object or path does not exist."
     ),
     FailureReason.SOURCE_ACCESS_DENIED: FailureClass(
-        77, False, "Give spec.source a Secret whose credentials may read it."
+        77, transient=False, advice="Give spec.source a Secret whose credentials may read it."
     ),
     FailureReason.SOURCE_INVALID: FailureClass(
-        65, False, "Point spec.source at a folder with config.json, tokenizer files and safetensors weights."
+        65,
+        transient=False,
+        advice="Point spec.source at a folder with config.json, tokenizer files and safetensors weights.",
     ),
     FailureReason.SOURCE_UNREACHABLE: FailureClass(
-        69, True, "Check that the source's endpoint can be reached from the Job's node; retries go on by themselves."
+        69,
+        transient=True,
+        advice="Check that the source's endpoint can be reached from the Job's node; retries go on by themselves.",
     ),
     FailureReason.TASK_MISMATCH: FailureClass(
-        78, False, "Set spec.task to a task whose head the model has, or take a model that was trained for it."
+        78,
+        transient=False,
+        advice="Set spec.task to a task whose head the model has, or take a model that was trained for it.",
     ),
     FailureReason.SHAPE_TOO_LONG: FailureClass(
-        79, False, "Lower spec.inputs.shapes[].sequence to at most the model's positions."
+        79, transient=False, advice="Lower spec.inputs.shapes[].sequence to at most the model's positions."
     ),
     FailureReason.SHAPE_ERROR: FailureClass(
-        80, False, "Change spec.inputs.shapes: the model does not run at the shape that the message names."
+        80,
+        transient=False,
+        advice="Change spec.inputs.shapes: the model does not run at the shape that the message names.",
     ),
     FailureReason.UNSUPPORTED_OPERATOR: FailureClass(
-        81, False, "Choose another compiler or model: the compiler has no implementation of the operators named."
+        81,
+        transient=False,
+        advice="Choose another compiler or model: the compiler has no implementation of the operators named.",
     ),
-    FailureReason.COMPILATION_FAILED: FailureClass(82, False, "Read the Job's log for the compiler's message."),
+    FailureReason.COMPILATION_FAILED: FailureClass(
+        82, transient=False, advice="Read the Job's log for the compiler's message."
+    ),
     FailureReason.DEVICE_UNAVAILABLE: FailureClass(
-        83, True, "Check the device plugin and the node's driver: the accelerator did not answer."
+        83, transient=True, advice="Check the device plugin and the node's driver: the accelerator did not answer."
     ),
     FailureReason.PARITY_FAILED: FailureClass(
-        84, False, "Open the parity report; choose a higher precision, or widen spec.parity if the drift is acceptable."
+        84,
+        transient=False,
+        advice="Open the parity report; choose a higher precision, or widen spec.parity if the drift is acceptable.",
     ),
-    FailureReason.STORE_NOT_FOUND: FailureClass(85, False, "Create the bucket or volume that spec.artifact names."),
+    FailureReason.STORE_NOT_FOUND: FailureClass(
+        85, transient=False, advice="Create the bucket or volume that spec.artifact names."
+    ),
     FailureReason.STORE_ACCESS_DENIED: FailureClass(
-        86, False, "Give spec.artifact a Secret whose credentials may read and write the store."
+        86, transient=False, advice="Give spec.artifact a Secret whose credentials may read and write the store."
     ),
     FailureReason.STORE_UNREACHABLE: FailureClass(
-        87, True, "Check that the artifact store's endpoint can be reached; retries go on by themselves."
+        87,
+        transient=True,
+        advice="Check that the artifact store's endpoint can be reached; retries go on by themselves.",
     ),
     FailureReason.ARTIFACT_NOT_FOUND: FailureClass(
-        88, False, "The store has lost the artifact: set the annotation torchscript.dev/retry to export again."
+        88,
+        transient=False,
+        advice="The store has lost the artifact: set the annotation torchscript.dev/retry to export again.",
     ),
     FailureReason.DIGEST_MISMATCH: FailureClass(
-        89, False, "A stored file is not what was exported: find out who changed it, delete the artifact, export again."
+        89,
+        transient=False,
+        advice="A stored file is not what was exported: find out who changed it, delete the artifact, export again.",
     ),
     FailureReason.REPLAY_FAILED: FailureClass(
-        90, False, "The artifact gives other outputs on this node: serve on the kind of node that it was exported for."
+        90,
+        transient=False,
+        advice="The artifact gives other outputs on this node: serve on the kind of node that it was exported for.",
     ),
     FailureReason.OUT_OF_MEMORY: FailureClass(
-        137, False, "Raise the container's memory limit, or lower the shapes' batch and sequence."
+        137, transient=False, advice="Raise the container's memory limit, or lower the shapes' batch and sequence."
     ),
     FailureReason.OUT_OF_DISK: FailureClass(
-        91, False, "Raise the container's ephemeral-storage limit, or free space on the node."
+        91, transient=False, advice="Raise the container's ephemeral-storage limit, or free space on the node."
+    ),
+    FailureReason.DEADLINE_EXCEEDED: FailureClass(
+        92,
+        transient=False,
+        advice="Raise spec.targets[].job.activeDeadlineSeconds, or declare fewer or smaller shapes.",
     ),
 }
 """Every reason has a class; a test holds the two together."""

@@ -5,6 +5,7 @@ safetensors and not pickle, because the file is read before anything of the arti
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,8 @@ class GoldenCase:
     """Unique within the file and free of slashes, such as b8-s128."""
     inputs: dict[str, NDArray[np.int64]]
     """Input name to array of shape (batch, sequence)."""
-    outputs: dict[str, NDArray[np.float32]]
-    """Output name to eager's array; its first axis is the batch."""
+    outputs: dict[str, NDArray[Any]]
+    """Output name to eager's array, float32 or int64 for tokens; its first axis is the batch."""
 
 
 def write(path: Path, cases: list[GoldenCase]) -> None:

@@ -2,9 +2,11 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from torchscript_operator.artifact.contract import Document
 from torchscript_operator.artifact.failures import FailureReason
-from torchscript_operator.artifact.manifest import OutputParity
+from torchscript_operator.artifact.manifest import Candidate, OutputParity
 
 MAXIMUM_BYTES = 4096
 """The kubelet cuts a termination message here."""
@@ -14,7 +16,7 @@ class Failure(Document):
     """Why a worker gave up."""
 
     stage: str
-    """The stage that failed: resolve, load, trace, axes, parity, upload, fetch, replay, warm-up, serve."""
+    """The stage that failed: resolve, load, trace, axes, parity, package, upload, fetch, replay, warm-up, serve."""
     reason: FailureReason
     message: str
     """One or two sentences of what was found, then the class's advice; no secret, no stack."""
@@ -42,6 +44,35 @@ class ParitySummary(Document):
     """Rows left out for want of room; all are in the report."""
 
 
+class CandidateSummary(Document):
+    """One form that the search for a precision looked at, in brief; the manifest has the whole row."""
+
+    precision: str
+    frozen: bool = False
+    kept_layers: int = 0
+    """int8: how many linear layers stayed in float32."""
+    threads: int | None = None
+    texts_per_second: str | None = None
+    minimum_cosine_similarity: str | None = None
+    verdict: str
+    """Passed, Failed, NotAvailable or NotMeasured."""
+    chosen: bool = False
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> "CandidateSummary":
+        """Shorten a row of the manifest."""
+        return cls(
+            precision=candidate.precision,
+            frozen=candidate.frozen,
+            kept_layers=len(candidate.kept_layers),
+            threads=candidate.threads,
+            texts_per_second=candidate.texts_per_second,
+            minimum_cosine_similarity=candidate.minimum_cosine_similarity,
+            verdict=candidate.verdict,
+            chosen=candidate.chosen,
+        )
+
+
 class ExportOutcome(Document):
     """How an export ended."""
 
@@ -53,9 +84,13 @@ class ExportOutcome(Document):
     source_revision: str | None = None
     """Resolved commit, or the digest of the source's files."""
     artifact: ArtifactReference | None = None
+    pending: ArtifactReference | None = None
+    """Compiled but not proven: what a verify Job takes up. Its digest is that of pending.json."""
     precision: str | None = None
+    candidates: tuple[CandidateSummary, ...] = ()
+    """Forms looked at for precision int8 and auto, the chosen one first; as many as fit."""
     parity: ParitySummary | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     duration_seconds: int = 0
     failure: Failure | None = None
 
@@ -70,13 +105,21 @@ class ServeOutcome(Document):
 
 
 def fit(outcome: ExportOutcome | ServeOutcome) -> str:
-    """Encode an outcome into at most MAXIMUM_BYTES, dropping parity rows from the end, then cutting the message."""
+    """Encode an outcome into at most MAXIMUM_BYTES.
+
+    What is dropped, in this order: parity rows and candidates from the end, the longer list first; then the end of the
+    failure's message. Raises ValueError for an outcome that is too long without them.
+    """
     while True:
         text = outcome.to_json()
         excess = len(text.encode()) - MAXIMUM_BYTES
         if excess <= 0:
             return text
-        if outcome.parity is not None and outcome.parity.outputs:
+        rows = len(outcome.parity.outputs) if outcome.parity is not None else 0
+        candidates = outcome.candidates if isinstance(outcome, ExportOutcome) else ()
+        if candidates and len(candidates) >= rows:
+            outcome = outcome.model_copy(update={"candidates": candidates[:-1]})
+        elif outcome.parity is not None and rows:
             shorter = outcome.parity.model_copy(
                 update={"outputs": outcome.parity.outputs[:-1], "omitted": outcome.parity.omitted + 1}
             )

@@ -3,7 +3,7 @@
 A request travels as JSON in one environment variable of the container, so that a Job says by itself what it does.
 """
 
-from typing import Annotated, Literal, Union
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,9 +14,11 @@ EXPORT_VARIABLE = "TSM_EXPORT_REQUEST"
 """Environment variable that carries an ExportRequest."""
 SERVE_VARIABLE = "TSM_SERVE_REQUEST"
 """Environment variable that carries a ServeRequest."""
+REMOVE_VARIABLE = "TSM_REMOVE_REQUEST"
+"""Environment variable that carries a RemoveRequest."""
 TERMINATION_LOG_VARIABLE = "TSM_TERMINATION_LOG"
 """Environment variable that moves the termination message; Kubernetes' own default is /dev/termination-log."""
-HUB_TOKEN_VARIABLE = "HF_TOKEN"
+HUB_TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - the name of a variable
 """Environment variable with the Hugging Face token, as huggingface_hub itself reads it."""
 SOURCE_CREDENTIALS_PREFIX = "TSM_SOURCE_"
 """Prefix before AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN for the source's S3."""
@@ -30,8 +32,12 @@ SOURCE_MOUNT = "/mnt/source"
 """Where a source volume is mounted, read only."""
 ARTIFACT_MOUNT = "/mnt/artifacts"
 """Where an artifact volume is mounted; read only in serving pods."""
+COMPILER_TIMEOUT_VARIABLE = "TSM_COMPILER_TIMEOUT_SECONDS"
+"""Environment variable with the seconds that one call of a Neuron compiler may take; not part of the artifact's key."""
 SERVE_PORT = 8080
 """Where a serving pod answers HTTP."""
+SERVE_GRPC_PORT = 9000
+"""Where it answers the Open Inference Protocol over gRPC."""
 SAMPLES_VARIABLE = "TSM_SAMPLES"
 """Environment variable with sample texts, one a line, that the operator takes from a ConfigMap without reading it."""
 
@@ -63,7 +69,7 @@ class FolderSource(Document):
     """Absolute path inside the worker."""
 
 
-Source = Annotated[Union[HuggingFaceSource, S3Source, FolderSource], Field(discriminator="kind")]
+Source = Annotated[HuggingFaceSource | S3Source | FolderSource, Field(discriminator="kind")]
 
 
 class Shape(Document):
@@ -88,8 +94,18 @@ class Samples(Document):
     """Name of a ConfigMap and its key; the texts themselves are in the environment."""
 
 
+class RequestedTolerances(Document):
+    """Bounds of the parity gate as the user gave them; tolerances.py has the default of each that is absent."""
+
+    absolute_tolerance: str | None = None
+    relative_tolerance: str | None = None
+    minimum_cosine_similarity: str | None = None
+    minimum_agreement: str | None = None
+    policy: Literal["Enforce", "Warn"] = "Enforce"
+
+
 class Tolerances(Document):
-    """Bounds of the parity gate; decimal strings, since Kubernetes API objects hold no floats."""
+    """Bounds of the parity gate, all of them; decimal strings, since Kubernetes API objects hold no floats."""
 
     absolute_tolerance: str
     relative_tolerance: str
@@ -113,6 +129,17 @@ class Compilation(Document):
     compiler: Literal["torchscript", "neuron", "neuronx"] = "torchscript"
     arguments: tuple[str, ...] = ()
     precision: Literal["float32", "bfloat16", "int8", "auto"] = "float32"
+    """int8: with layers left in float32 where parity needs it. auto: the fastest form measured that passes parity."""
+    search_seconds: int | None = Field(default=None, ge=1)
+    """Budget for measuring forms of int8 and auto; absent for a fixed precision."""
+
+
+class PendingLocation(Document):
+    """A compiled model that waits for its proof."""
+
+    key: str
+    digest: str
+    """sha256:<hex> of pending.json."""
 
 
 class ExportRequest(Document):
@@ -127,15 +154,29 @@ class ExportRequest(Document):
     task: str
     shapes: tuple[Shape, ...] = Field(min_length=1)
     samples: Samples = Samples()
-    parity: Tolerances
+    parity: RequestedTolerances = RequestedTolerances()
     store: StoreLocation
     compilation: Compilation = Compilation()
     worker_image: str = ""
     """The worker image's reference, by digest where the user pinned it."""
+    proof: Literal["Deferred"] | None = None
+    """Deferred: one Job compiles, on a node without the device; another proves and publishes, where the device is."""
+    pending: PendingLocation | None = None
+    """Given: compile nothing; prove what lies there, and publish it when it passes."""
 
     def digest(self) -> str:
         """Hexadecimal SHA-256 of the request: the Job's identity, known before the source is read."""
         return digest.of_value(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+class RemoveRequest(Document):
+    """Artifacts that are to be removed from one store."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    """namespace/name of the TorchScriptModel, for logs only."""
+    store: StoreLocation
+    keys: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(min_length=1)
 
 
 class Batching(Document):

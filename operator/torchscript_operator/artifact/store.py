@@ -15,6 +15,9 @@ from torchscript_operator.artifact.store_errors import ARTIFACT_REASONS, SOURCE_
 from torchscript_operator.artifact.store_folder import FolderStore
 from torchscript_operator.artifact.store_s3 import Credentials, S3Store
 
+COMPLETION_MARKS = frozenset({MANIFEST_NAME, "pending.json"})
+"""Files whose presence says that a key is proven, or compiled."""
+
 __all__ = [
     "ARTIFACT_REASONS",
     "SOURCE_REASONS",
@@ -27,6 +30,7 @@ __all__ = [
     "find_complete",
     "open_store",
     "publish",
+    "remove",
 ]
 
 
@@ -56,6 +60,9 @@ class Store(Protocol):
 
     def list_files(self) -> dict[str, int]:
         """Path to size in bytes, of everything below the place."""
+
+    def delete(self, path: str) -> None:
+        """Delete a file; one that is not there is fine."""
 
 
 def open_store(
@@ -131,6 +138,23 @@ def fetch(store: Store, digest: str, to: Path) -> Manifest:
             store.download(entry.path, target, entry.sha256)
     (to / MANIFEST_NAME).write_bytes(encoded)
     return manifest
+
+
+def remove(store: Store) -> int:
+    """Delete the artifact whose key the store's uri ends in; the number of files that were there.
+
+    What marks it as complete goes first, so that nobody takes the rest for a whole artifact. Interrupted anywhere, it
+    can be run again. WorkerError where the store cannot be reached or does not allow it.
+    """
+    try:
+        paths = store.list_files()
+    except WorkerError as error:
+        if error.reason is FailureReason.ARTIFACT_NOT_FOUND:
+            return 0
+        raise
+    for path in sorted(paths, key=lambda path: (path not in COMPLETION_MARKS, path)):
+        store.delete(path)
+    return len(paths)
 
 
 def _reference(store: Store, manifest: Manifest, sha256: str) -> ArtifactReference:

@@ -1,5 +1,6 @@
 """Files below a folder: a mounted volume, or a directory of this machine."""
 
+import errno
 import hashlib
 import os
 import uuid
@@ -79,6 +80,15 @@ class FolderStore:
             files = sorted(path for path in self._root.rglob("*") if path.is_file())
             return {path.relative_to(self._root).as_posix(): path.stat().st_size for path in files}
 
+    def delete(self, path: str) -> None:
+        """Delete a file, and folders that it leaves empty; one that is not there is fine."""
+        with mapped("delete", self._where(path), self._reasons):
+            file = self._path(path)
+            file.unlink(missing_ok=True)
+            for folder in file.parents:
+                if not folder.is_relative_to(self._root) or not _remove_empty(folder):
+                    return
+
     def _path(self, path: str) -> Path:
         if Path(path).is_absolute() or ".." in Path(path).parts:
             raise WorkerError(FailureReason.INVALID_REQUEST, f"{path!r} leads out of {self.uri}.")
@@ -86,6 +96,18 @@ class FolderStore:
 
     def _where(self, path: str) -> str:
         return f"{self.uri}/{path}"
+
+
+def _remove_empty(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            return False
+        raise
+    return True
 
 
 def _copy(source: BinaryIO, stream: BinaryIO) -> str:

@@ -134,6 +134,11 @@ class S3Store:
             found = {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", ())}
         return {key[len(below) :]: size for key, size in found.items() if not key.endswith("/")}
 
+    def delete(self, path: str) -> None:
+        """Delete an object; one that is not there is fine. One request each: older servers know no other way."""
+        with mapped("delete", self._where(path), self._reasons):
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(path))
+
     def _stream(self, path: str, stream: BinaryIO) -> str:
         state = hashlib.sha256()
         attempt = 1

@@ -5,21 +5,26 @@ import logging
 import random
 import signal
 import time
+from collections.abc import Iterable
 from http import HTTPStatus
 
 import kopf
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
 from torchscript_operator.controller import handlers, health, metrics
+from torchscript_operator.controller.children import KINDS, Children
 from torchscript_operator.controller.cluster import ApiError, Cluster, connect
 from torchscript_operator.controller.queue import Key, Queue
 from torchscript_operator.controller.reconcile import Reconciler
 from torchscript_operator.controller.settings import Settings
+from torchscript_operator.controller.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 10.0
 """Time to the next full look after one that failed."""
+LOOKS_TO_EVERYTHING = 12
+"""One look in so many asks for a pass over every model; the others leave alone those that are at rest."""
 JITTER = 0.1
 """Share by which the time between full looks varies."""
 
@@ -28,22 +33,25 @@ class MissingResourceError(Exception):
     """The CRD is not installed, or the operator may not read it."""
 
 
-async def full_look(cluster: Cluster, queue: Queue, settings: Settings) -> None:
-    """Queue every model: what events have missed, this finds. Raises ApiError."""
+async def full_look(cluster: Cluster, queue: Queue, settings: Settings, *, everything: bool) -> None:
+    """Queue every model, or only those that are not at rest: what events have missed, this finds. Raises ApiError."""
     count = 0
     for namespace in settings.watch_namespaces or (None,):
-        for body in await cluster.list(API_VERSION, PLURAL, namespace):
-            queue.add(Key(body["metadata"]["namespace"], body["metadata"]["name"]))
-            count += 1
+        async for bodies, _ in cluster.pages(API_VERSION, PLURAL, namespace):
+            for body in bodies:
+                if everything or not handlers.at_rest(body):
+                    queue.add(Key(body["metadata"]["namespace"], body["metadata"]["name"]))
+            count += len(bodies)
     metrics.MODELS.set(count)
     metrics.LAST_RESYNC.set(time.time())
 
 
 async def resync(cluster: Cluster, queue: Queue, settings: Settings, state: health.Health) -> None:
-    """Look at everything at the start and then every so often, for ever."""
+    """Look at everything at the start, and then every so often at what is not at rest, for ever."""
+    looks = 0
     while True:
         try:
-            await full_look(cluster, queue, settings)
+            await full_look(cluster, queue, settings, everything=looks % LOOKS_TO_EVERYTHING == 0)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND and not state.started:
                 # kopf would wait silently for a resource that is not there.
@@ -52,9 +60,16 @@ async def resync(cluster: Cluster, queue: Queue, settings: Settings, state: heal
             logger.warning("the full look failed: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
             continue
+        looks += 1
         state.resynced()
         spread = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 -- spreads load, hides nothing
         await asyncio.sleep(settings.resync_seconds * spread)
+
+
+async def work(queue: Queue, watches: Iterable[Watch]) -> None:
+    """Make passes for ever, once it is known which children there are."""
+    await asyncio.gather(*(it.listed.wait() for it in watches))
+    await queue.run()
 
 
 async def watch(listener: handlers.Listener, settings: Settings) -> None:
@@ -78,11 +93,18 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with connect() as cluster:
-        queue = Queue(Reconciler(cluster, settings), settings.workers)
+        children = Children()
+        queue = Queue(Reconciler(cluster, settings, children), settings.workers)
+        watches = [
+            Watch(cluster, queue, children, plural, namespace, settings.resync_seconds)
+            for plural in KINDS
+            for namespace in settings.watch_namespaces or (None,)
+        ]
         state = health.Health(queue.oldest_seconds, settings.resync_seconds)
         async with health.serve(state, port):
             parts = {
-                asyncio.create_task(queue.run(), name="queue"),
+                asyncio.create_task(work(queue, watches), name="queue"),
+                *(asyncio.create_task(it.run(), name=f"watch of {it.plural}") for it in watches),
                 asyncio.create_task(resync(cluster, queue, settings, state), name="resync"),
                 asyncio.create_task(watch(handlers.Listener(queue), settings), name="watch"),
                 asyncio.create_task(stop.wait(), name="stop"),

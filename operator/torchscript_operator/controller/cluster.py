@@ -1,33 +1,44 @@
 """The only module that talks to the API server: plain JSON objects in and out, every write under one field manager."""
 
-import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import orjson
 from kubernetes.aio import config
-from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.exceptions import ApiException
+from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.utils.retry import Backoff, on_retry_after_error  # type: ignore[attr-defined]
 
-from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
+from torchscript_operator.api.v1alpha1 import API_VERSION, KIND, PLURAL
 from torchscript_operator.controller import metrics
 from torchscript_operator.controller.model import MANAGER, MODEL_LABEL, Json
 
 REQUEST_SECONDS = 30
 """Longest time for one call; a server that takes longer is retried by the queue."""
+TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+WATCH_SECONDS = 300
+"""The server ends a watch after this time, so a deaf connection is noticed at the latest then."""
+SILENCE_SECONDS = 70
+"""A watch that says nothing for so long is dead: the server sends a bookmark every minute."""
+WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_SECONDS)
+CONNECTIONS = 100
+"""Calls on their way at once, watches among them."""
+READ_BUFFER = 2**21
+"""Bytes that may wait to be read; one watch event can be larger than the client's default."""
 TOO_MANY_BACKOFF = Backoff(steps=8, duration=0.25, factor=2.0, jitter=0.2)
 """Waits, in seconds, where the server says "too many requests" but not for how long; then the queue takes over."""
 APPLY = "application/apply-patch+yaml"
 FORCED = {"fieldManager": MANAGER, "force": "true"}
 """A server-side apply that takes its fields from whoever had them."""
-PAGE_SIZE = 500
-"""Objects in one page of a list."""
+PAGE_SIZE = 100
+"""Objects in one page of a list; a parsed pod takes some 50 KiB, and several lists are read at once."""
 PATHS = {
     API_VERSION: PLURAL,
     "batch/v1": "jobs",
@@ -57,7 +68,7 @@ def _is_retriable(error: Exception) -> bool:
 
 def _words(error: ApiException) -> str:
     try:
-        return str(json.loads(error.body or "")["message"])
+        return str(orjson.loads(error.body or "")["message"])
     except (TypeError, ValueError, KeyError):
         return str(error.reason)
 
@@ -66,6 +77,11 @@ def collection(api_version: str, namespace: str | None, plural: str) -> str:
     """Path of a resource, in one namespace or in all."""
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
     return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+
+
+def _with_query(path: str, query: Mapping[str, str | int | None]) -> str:
+    given = {key: value for key, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _path(body: Json) -> str:
@@ -77,37 +93,52 @@ def _path(body: Json) -> str:
 class Cluster:
     """An API server, seen through a connection pool."""
 
-    client: ApiClient
+    session: aiohttp.ClientSession
+    configuration: Configuration
+    proxy: str | None
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, limit: aiohttp.ClientTimeout, data: bytes | None = None, content_type: str = ""
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One HTTP request. Raises ApiException for any answer but a good one."""
+        headers = {"Accept": "application/json"}
+        if data is not None:
+            headers["Content-Type"] = content_type
+        # Reads the token's file again once a minute, as the kubelet renews it.
+        if token := await self.configuration.get_api_key_with_prefix("BearerToken"):
+            headers["Authorization"] = token
+        async with self.session.request(
+            method,
+            f"{self.configuration.host}{path}",
+            data=data,
+            headers=headers,
+            timeout=limit,
+            proxy=self.proxy,
+            server_hostname=self.configuration.tls_server_name,
+        ) as answer:
+            if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+                refusal = ApiException(status=answer.status, reason=answer.reason, body=await answer.text())
+                refusal.headers = answer.headers
+                raise refusal
+            yield answer
 
     async def _call(
         self,
         method: str,
         path: str,
         body: Json | None = None,
-        content_type: str | None = None,
+        content_type: str = "application/json",
         query: Mapping[str, str | int | None] | None = None,
     ) -> Json:
-        given = {key: value for key, value in (query or {}).items() if value is not None}
-        headers = {"Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = content_type or "application/json"
+        data = None if body is None else orjson.dumps(body)
+        target = _with_query(path, query or {})
         started = time.monotonic()
 
         async def once() -> Json:
-            call = await self.client.param_serialize(
-                method,
-                f"{path}?{urlencode(given)}" if given else path,
-                header_params=dict(headers),
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            answer = await self.client.call_api(*call, _request_timeout=REQUEST_SECONDS)
-            data = await answer.read()  # type: ignore[no-untyped-call]
-            if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-                refusal = ApiException(status=answer.status, reason=answer.reason, body=data.decode(errors="replace"))
-                refusal.headers = answer.headers
-                raise refusal
-            parsed: Json = json.loads(data) if data else {}
+            async with self._request(method, target, TIMEOUT, data, content_type) as answer:
+                text = await answer.read()
+            parsed: Json = orjson.loads(text) if text else {}
             return parsed
 
         code = 0
@@ -139,6 +170,27 @@ class Cluster:
         """One TorchScriptModel, or None."""
         return await self.find(API_VERSION, PLURAL, namespace, name)
 
+    async def pages(
+        self,
+        api_version: str,
+        plural: str,
+        namespace: str | None = None,
+        selector: str | None = None,
+        fields: str | None = None,
+    ) -> AsyncIterator[tuple[list[Json], str]]:
+        """All objects that match, page by page, each with the version that a watch goes on from."""
+        token: str | None = None
+        while True:
+            page = await self._call(
+                "GET",
+                collection(api_version, namespace, plural),
+                query={"labelSelector": selector, "fieldSelector": fields, "limit": PAGE_SIZE, "continue": token},
+            )
+            yield page["items"], page["metadata"]["resourceVersion"]
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+
     async def list(
         self,
         api_version: str,
@@ -147,60 +199,101 @@ class Cluster:
         selector: str | None = None,
         fields: str | None = None,
     ) -> list[Json]:
-        """All objects that match, page by page."""
-        items: list[Json] = []
-        token: str | None = None
-        while True:
-            page = await self._call(
-                "GET",
-                collection(api_version, namespace, plural),
-                query={"labelSelector": selector, "fieldSelector": fields, "limit": PAGE_SIZE, "continue": token},
-            )
-            items += page["items"]
-            token = page["metadata"].get("continue")
-            if not token:
-                return items
+        """All objects that match."""
+        return [
+            item async for items, _ in self.pages(api_version, plural, namespace, selector, fields) for item in items
+        ]
+
+    async def watch(
+        self, api_version: str, plural: str, namespace: str | None, selector: str, since: str
+    ) -> AsyncIterator[Json]:
+        """Events after a version, bookmarks too, until the server ends the watch or falls silent. Raises ApiError."""
+        query: dict[str, str | int | None] = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": WATCH_SECONDS,
+            "labelSelector": selector,
+            "resourceVersion": since,
+        }
+        path = _with_query(collection(api_version, namespace, plural), query)
+        try:
+            async with self._request("GET", path, WATCH_TIMEOUT) as answer:
+                rest = b""
+                async for chunk in answer.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield orjson.loads(line)
+        except ApiException as error:
+            raise ApiError(error.status or 0, _words(error)) from error
+        except aiohttp.SocketTimeoutError:
+            return
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise ApiError(0, f"the watch broke off: {type(error).__name__}") from error
 
     async def children(self, api_version: str, plural: str, namespace: str, model: str) -> tuple[Json, ...]:
         """Children of a model, by label."""
         return tuple(await self.list(api_version, plural, namespace, f"{MODEL_LABEL}={model}"))
 
-    async def create(self, body: Json) -> bool:
-        """Create an object; False where it exists already. Raises ApiError where that one has another owner."""
+    async def create(self, body: Json) -> Json | None:
+        """Create an object, or find it created; None for an event that is there. Raises ApiError if another owns it."""
         try:
-            await self._call("POST", _path(body), body, query={"fieldManager": MANAGER})
+            return await self._call("POST", _path(body), body, query={"fieldManager": MANAGER})
         except ApiError as error:
             if error.status != HTTPStatus.CONFLICT:
                 raise
-            await self._assert_same_owner(body)
-            return False
-        return True
+            return await self._found(body)
 
-    async def _assert_same_owner(self, body: Json) -> None:
+    async def _found(self, body: Json) -> Json | None:
         wanted = {owner["uid"] for owner in body["metadata"].get("ownerReferences", [])}
         if not wanted:
-            return
+            return None
         name = body["metadata"]["name"]
         live = await self._call("GET", f"{_path(body)}/{name}")
         if wanted.isdisjoint(owner["uid"] for owner in live["metadata"].get("ownerReferences", [])):
             message = f"{body['kind']} {name} exists and belongs to another object; delete it or rename the model"
             raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, message)
+        return live
 
-    async def apply(self, body: Json) -> None:
+    async def apply(self, body: Json) -> Json:
         """Server-side apply: ours are just the fields named, and we take them from whoever had them."""
         path = f"{_path(body)}/{body['metadata']['name']}"
-        await self._call("PATCH", path, body, APPLY, query=FORCED)
+        return await self._call("PATCH", path, body, APPLY, query=FORCED)
 
-    async def apply_status(self, namespace: str, name: str, uid: str, status: Json) -> None:
-        """Write a model's status. The uid keeps a late write from reaching a newer model of the same name."""
+    async def apply_status(self, model: Json, status: Json) -> bool:
+        """Write the status of a model as it was read; False where it has changed since, or is gone.
+
+        So an operator that was held up, or that no longer leads, overwrites nothing that another has found out since.
+        """
+        namespace, name = model["metadata"]["namespace"], model["metadata"]["name"]
         body: Json = {
             "apiVersion": API_VERSION,
-            "kind": "TorchScriptModel",
-            "metadata": {"name": name, "namespace": namespace, "uid": uid},
+            "kind": KIND,
+            "metadata": {field: model["metadata"][field] for field in ("name", "namespace", "uid", "resourceVersion")},
             "status": status,
         }
         path = f"{collection(API_VERSION, namespace, PLURAL)}/{name}/status"
-        await self._call("PATCH", path, body, APPLY, query=FORCED)
+        try:
+            await self._call("PATCH", path, body, APPLY, query=FORCED)
+        except ApiError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            return False
+        return True
+
+    async def apply_finalizers(self, namespace: str, name: str, uid: str, finalizers: Sequence[str]) -> Json | None:
+        """Set which finalizers of a model are ours; those of others stay. None for a model that is gone."""
+        body: Json = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": name, "namespace": namespace, "uid": uid, "finalizers": list(finalizers)},
+        }
+        try:
+            path = f"{collection(API_VERSION, namespace, PLURAL)}/{name}"
+            return await self._call("PATCH", path, body, APPLY, query=FORCED)
+        except ApiError as error:
+            if error.status not in {404, 409}:
+                raise
+            return None
 
     async def delete(self, item: Json) -> None:
         """Delete exactly this object, its pods in the background; one that is gone already is fine."""
@@ -217,6 +310,14 @@ class Cluster:
                 raise
 
 
+def _proxy(configuration: Configuration) -> str | None:
+    """The kubeconfig's proxy or the environment's; asked once, since aiohttp would ask anew, in a thread, each time."""
+    host = urlsplit(configuration.host)
+    if configuration.proxy or proxy_bypass(host.hostname or ""):
+        return configuration.proxy
+    return getproxies().get(host.scheme)
+
+
 @asynccontextmanager
 async def connect() -> AsyncIterator[Cluster]:
     """Connect as the pod's ServiceAccount, or outside a cluster as the user's kubeconfig says."""
@@ -225,5 +326,7 @@ async def connect() -> AsyncIterator[Cluster]:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    async with ApiClient(configuration) as client:
-        yield Cluster(client)
+    context = RESTClientObject(configuration).ssl_context
+    connector = aiohttp.TCPConnector(ssl=context, limit=CONNECTIONS)
+    async with aiohttp.ClientSession(connector=connector, read_bufsize=READ_BUFFER) as session:
+        yield Cluster(session, configuration, _proxy(configuration))

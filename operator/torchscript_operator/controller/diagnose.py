@@ -53,6 +53,13 @@ JOB_FIELDS = Fields(
     image="spec.targets[].job.image",
     claims="spec.source.persistentVolumeClaim or spec.artifact.persistentVolumeClaim",
 )
+VERIFY_FIELDS = Fields(
+    selector="spec.targets[].verify.nodeSelector or affinity",
+    tolerations="spec.targets[].verify.tolerations",
+    resources="spec.targets[].verify.resources",
+    image="spec.targets[].job.image",
+    claims="spec.source.persistentVolumeClaim or spec.artifact.persistentVolumeClaim",
+)
 SERVING_FIELDS = Fields(
     selector="spec.serving.nodeSelector",
     tolerations="spec.serving.tolerations",
@@ -182,17 +189,17 @@ def no_pod(job: Json, events: tuple[Json, ...]) -> Finding | None:
     return Finding("schedule", conditions.POD_REJECTED, _sentence(f"The Job's pod was refused: {said[-1]}"))
 
 
-def job_failure(job: Json, pods: tuple[Json, ...]) -> Finding:
+def job_failure(job: Json, pods: tuple[Json, ...], fields: Fields = JOB_FIELDS) -> Finding:
     """Why a failed Job failed: its last pod's own report first, then the Job's condition."""
     failed = condition(job, "Failed") or {}
     if failed.get("reason") == "DeadlineExceeded":
-        trouble = pod_trouble(pods[-1], JOB_FIELDS) if pods else None
+        trouble = pod_trouble(pods[-1], fields) if pods else None
         because = f" Last seen: {trouble.message}" if trouble else ""
         seconds = job["spec"].get("activeDeadlineSeconds")
         message = f"The export took longer than {seconds} s. Raise spec.targets[].job.activeDeadlineSeconds.{because}"
         return Finding("run", conditions.DEADLINE_EXCEEDED, message)
     for pod in reversed(pods):
-        if trouble := evicted(pod, JOB_FIELDS) or terminated(pod, JOB_FIELDS):
+        if trouble := evicted(pod, fields) or terminated(pod, fields):
             return trouble
     message = failed.get("message") or "The Job failed and its pods are gone."
     return Finding("run", FailureReason.INTERNAL_ERROR.value, message)

@@ -14,6 +14,8 @@ def _same_quantity(wanted: Any, live: Any) -> bool:
         return False
 
 
+QUANTITIES = frozenset({"requests", "limits", "target"})
+"""Fields below which values may be quantities: a container's resources, and what an autoscaler aims at."""
 MERGE_KEYS = ("mountPath", "uid", "name", "topologyKey")
 """Fields by which the API server tells the items of a list apart, the first that all items have."""
 
@@ -37,15 +39,14 @@ def _contains_items(live: list[Any], wanted: list[Any], *, quantities: bool) -> 
 def contains(live: Any, wanted: Any, *, quantities: bool = False) -> bool:
     """Whether all that is wanted is in the live value; what the API server added by default is passed over.
 
-    Below `requests` and `limits` 0.5 and 500m are the same, since the API server rewrites quantities.
+    Below QUANTITIES 0.5 and 500m are the same, since the API server rewrites quantities.
     """
     if live is None:
         # Go leaves empty fields out.
         return wanted is None or wanted in ("", {}, [])
     if isinstance(wanted, dict):
         return isinstance(live, dict) and all(
-            contains(live.get(key), value, quantities=key in {"requests", "limits"} or quantities)
-            for key, value in wanted.items()
+            contains(live.get(key), value, quantities=key in QUANTITIES or quantities) for key, value in wanted.items()
         )
     if isinstance(wanted, list):
         return isinstance(live, list) and _contains_items(live, wanted, quantities=quantities)

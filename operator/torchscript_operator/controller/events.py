@@ -25,7 +25,7 @@ def _is_warning(condition: Condition) -> bool:
 
 
 def changes(before: Iterable[Condition], after: Iterable[Condition]) -> list[Condition]:
-    """Conditions whose status or reason changed, the same news only once."""
+    """Conditions whose status or reason changed, the same news only once, all good news of a pass as one."""
     old = {condition.type: (condition.status, condition.reason) for condition in before}
     news: dict[tuple[str, str], Condition] = {}
     for condition in after:
@@ -35,7 +35,11 @@ def changes(before: Iterable[Condition], after: Iterable[Condition]) -> list[Con
             continue
         if old.get(condition.type) != (condition.status, condition.reason):
             news.setdefault((condition.reason, condition.message), condition)
-    return list(news.values())
+    bad = [condition for condition in news.values() if _is_warning(condition)]
+    good = [condition for condition in news.values() if not _is_warning(condition)]
+    # The first is Ready's where that changed, so that its reason heads the event.
+    together = " ".join(condition.message for condition in good)
+    return bad + [condition.model_copy(update={"message": together}) for condition in good[:1]]
 
 
 def build(model: Model, condition: Condition, now: datetime) -> Json:

@@ -1,4 +1,7 @@
-"""What to do about one target's export: nothing, start a Job, wait for it, or take in how it ended. All pure."""
+"""What to do about one target's export: nothing, start a Job, wait for it, or take in how it ended. All pure.
+
+Where the spec asks for two steps, a first Job compiles and a second proves; the same code looks after both.
+"""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -9,20 +12,24 @@ from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1.spec import Target
 from torchscript_operator.api.v1alpha1.status import (
     ArtifactStatus,
+    CandidateStatus,
     FailureStatus,
     OutputParityStatus,
     ParityStatus,
+    PendingStatus,
     TargetStatus,
 )
 from torchscript_operator.artifact.failures import CLASSES, FailureReason, reason_of_exit_code
 from torchscript_operator.artifact.outcome import ExportOutcome
 from torchscript_operator.artifact.request import ExportRequest
-from torchscript_operator.controller import diagnose, jobs
+from torchscript_operator.controller import diagnose, jobs, placement
 from torchscript_operator.controller.diagnose import Finding
-from torchscript_operator.controller.model import RETRY_ANNOTATION, Json, Model
+from torchscript_operator.controller.model import ATTEMPT_LABEL, RETRY_ANNOTATION, Json, Model
 from torchscript_operator.controller.observed import Observed, attempt_of, ended, is_true, owned
 from torchscript_operator.controller.settings import Settings
 
+MOST_NO_POD_SECONDS = 60
+"""The longest time between two looks at a Job that its controller does not take up."""
 NO_POD_SECONDS = 5
 """A Job without a pod for longer than this has been refused something."""
 REPORT_SECONDS = 15
@@ -44,6 +51,13 @@ class ExportPlan:
     requeue_seconds: float | None = None
     look_for_events: bool = False
     """The Job has no pod: only the API server's events say why."""
+    verifying: bool = False
+    """The present spec's model is compiled; proving it is what is left."""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the present spec's model is compiled, proven or not."""
+        return self.verifying or self.status.state == "Proven"
 
 
 def stamp(now: datetime) -> str:
@@ -83,7 +97,13 @@ def report_of(ending: Json) -> ExportOutcome | None:
 
 
 def proven(
-    model: Model, settings: Settings, known: TargetStatus, attempt: str, wanted: ExportRequest, outcome: ExportOutcome
+    model: Model,
+    settings: Settings,
+    known: TargetStatus,
+    job: str,
+    attempt: str,
+    wanted: ExportRequest,
+    outcome: ExportOutcome,
 ) -> TargetStatus | None:
     """The status of a target whose export succeeded; None for a report that lacks what it must have."""
     if not outcome.succeeded or outcome.artifact is None or outcome.parity is None:
@@ -92,7 +112,7 @@ def proven(
     return TargetStatus(
         name=known.name,
         state="Proven",
-        job=jobs.job_name(model, attempt),
+        job=job,
         attempt=attempt,
         request=jobs.identity(model, settings, wanted),
         key=outcome.key,
@@ -104,6 +124,7 @@ def proven(
         ),
         source_revision=outcome.source_revision,
         precision=outcome.precision,
+        candidates=tuple(CandidateStatus(**row.model_dump()) for row in outcome.candidates),
         parity=ParityStatus(
             verdict=parity.verdict,
             report=parity.report,
@@ -117,7 +138,7 @@ def proven(
 
 @dataclass(frozen=True)
 class _Target:
-    """One target in one pass."""
+    """One target in one pass, in one of its two steps."""
 
     model: Model
     target: Target
@@ -127,43 +148,79 @@ class _Target:
     known: TargetStatus
     wanted: ExportRequest
     attempt: str
+    """Of the export, which stands for the artifact."""
+    pending: PendingStatus | None = None
+    """What that attempt has compiled and a verify Job is to prove; None while it compiles."""
+
+    @property
+    def try_name(self) -> str:
+        """The try at this step."""
+        if self.pending is None:
+            return self.attempt
+        return jobs.verify_attempt(self.target, self.attempt, self.pending)
+
+    @property
+    def job_name(self) -> str:
+        if self.pending is None:
+            return jobs.job_name(self.model, self.attempt)
+        return jobs.verify_name(self.model, self.try_name)
+
+    @property
+    def fields(self) -> diagnose.Fields:
+        return diagnose.JOB_FIELDS if self.pending is None else diagnose.VERIFY_FIELDS
+
+    def body(self) -> Json:
+        if self.pending is None:
+            return jobs.build(self.model, self.target, self.settings, self.wanted, self.attempt)
+        return jobs.build_verify(self.model, self.target, self.settings, self.wanted, self.try_name, self.pending)
 
     def failed(self, finding: Finding) -> ExportPlan:
-        status = self.known.model_copy(
-            update={
-                "state": "Failed",
-                "job": jobs.job_name(self.model, self.attempt),
-                "last_failure": failure_status(finding, self.attempt, self.now),
-            }
-        )
-        return ExportPlan(status, reason=finding.reason, message=f"{finding.message} {RETRY_HINT}")
+        verifying = self.pending is not None
+        if verifying:
+            finding = replace(finding, stage=f"verify/{finding.stage}")
+        failure = failure_status(finding, self.try_name, self.now)
+        update = {"state": "Failed", "job": self.job_name, "last_failure": failure}
+        status = self.known.model_copy(update=update)
+        message = f"{finding.message} {RETRY_HINT}"
+        return ExportPlan(status, reason=finding.reason, message=message, verifying=verifying)
 
     def exporting(self, message: str, **fields: object) -> ExportPlan:
-        status = self.known.model_copy(
-            update={"state": "Exporting", "job": jobs.job_name(self.model, self.attempt), "last_failure": None}
-        )
-        return replace(ExportPlan(status, reason=conditions.EXPORTING, message=message), **fields)  # type: ignore[arg-type]
+        verifying = self.pending is not None
+        state = "Verifying" if verifying else "Exporting"
+        status = self.known.model_copy(update={"state": state, "job": self.job_name, "last_failure": None})
+        reason = conditions.VERIFYING if verifying else conditions.EXPORTING
+        plan = ExportPlan(status, reason=reason, message=message, verifying=verifying)
+        return replace(plan, **fields)  # type: ignore[arg-type]
 
     def suspended(self) -> ExportPlan:
         status = self.known.model_copy(update={"state": "Suspended", "last_failure": None})
-        return ExportPlan(status, reason=conditions.SUSPENDED, message="spec.suspend is set: no export starts.")
+        message = "spec.suspend is set: no export starts."
+        return ExportPlan(status, reason=conditions.SUSPENDED, message=message, verifying=self.pending is not None)
 
     def running(self, job: Json) -> ExportPlan:
         """A Job that has not ended: say how far it is, or what holds it up."""
         name = job["metadata"]["name"]
         pods = self.observed.job_pods(job)
         if not pods:
-            if diagnose.seconds_since(job["metadata"]["creationTimestamp"], self.now) < NO_POD_SECONDS:
-                return self.exporting(f"Job {name} is starting.", requeue_seconds=NO_POD_SECONDS)
+            age = diagnose.seconds_since(job["metadata"]["creationTimestamp"], self.now)
+            # Before its controller has taken a Job up, no event says anything about it.
+            status = job.get("status", {})
+            if age < NO_POD_SECONDS or status.get("active") or "startTime" not in status:
+                later = min(max(age, NO_POD_SECONDS), MOST_NO_POD_SECONDS)
+                return self.exporting(f"Job {name} is starting.", requeue_seconds=later)
             trouble = diagnose.no_pod(job, self.observed.events)
-            message = trouble.message if trouble else f"Job {name} has no pod yet."
-            reason = trouble.reason if trouble else conditions.EXPORTING
-            return self.exporting(
-                message, reason=reason, trouble=trouble, requeue_seconds=NO_POD_SECONDS, look_for_events=True
+            waiting = self.exporting(
+                f"Job {name} has no pod yet.", requeue_seconds=NO_POD_SECONDS, look_for_events=True
             )
-        trouble = diagnose.pod_trouble(pods[-1], diagnose.JOB_FIELDS)
+            return (
+                replace(waiting, reason=trouble.reason, message=trouble.message, trouble=trouble)
+                if trouble
+                else waiting
+            )
+        trouble = diagnose.pod_trouble(pods[-1], self.fields)
         if trouble is None:
-            return self.exporting(f"Job {name} exports the model.")
+            doing = "exports the model" if self.pending is None else "proves on the accelerator what was compiled"
+            return self.exporting(f"Job {name} {doing}.")
         message = f"Job {name}: {trouble.message}"
         if trouble.exit_code is not None and CLASSES[reason_of_exit_code(trouble.exit_code)].transient:
             message += f" Attempt {len(pods)} of {job['spec'].get('backoffLimit', 0) + 1} failed; the Job tries again."
@@ -185,9 +242,16 @@ class _Target:
         )
 
     def reported(self, ending: Json) -> ExportPlan:
-        """An export that ended well: proven, if its report says so."""
+        """A Job that ended well: proven, or compiled and to be proven, if its report says so."""
         outcome = report_of(ending)
-        status = outcome and proven(self.model, self.settings, self.known, self.attempt, self.wanted, outcome)
+        if self.pending is None and self.target.verify is not None and outcome and outcome.artifact is None:
+            pending = compiled(self.attempt, outcome)
+            if pending is not None:
+                known = self.known.model_copy(update={"pending": pending})
+                return replace(self, known=known, pending=pending).step()
+        status = outcome and proven(
+            self.model, self.settings, self.known, self.job_name, self.attempt, self.wanted, outcome
+        )
         if not status:
             # Another run would report the same, so this is a failure and not a reason to run again.
             advice = CLASSES[FailureReason.INVALID_REQUEST].advice
@@ -199,9 +263,50 @@ class _Target:
             return self.failed(Finding("parity", FailureReason.PARITY_FAILED.value, message, 0))
         return ExportPlan(status, message=f"Artifact {status.key} is stored and proven.")
 
+    def step(self) -> ExportPlan:
+        """The next step of an artifact that is not proven."""
+        failure = self.known.last_failure
+        if failure is not None and failure.attempt == self.try_name:
+            status = self.known.model_copy(update={"state": "Failed"})
+            message = f"{failure.message} {RETRY_HINT}"
+            return ExportPlan(status, reason=failure.reason, message=message, verifying=self.pending is not None)
+        job = self.observed.job(self.job_name)
+        if job is None:
+            if self.model.spec.suspend:
+                return self.suspended()
+            later = 2 * NO_POD_SECONDS
+            return self.exporting(f"Job {self.job_name} is starting.", create=self.body(), requeue_seconds=later)
+        if not owned(job, self.model.uid):
+            # A leftover of a deleted model of the same name: the garbage collector takes it, then this one starts.
+            message = f"Job {self.job_name} belongs to another object; delete it if it does not go by itself."
+            return self.exporting(message, reason=conditions.NAME_CONFLICT, requeue_seconds=NO_POD_SECONDS)
+        if not ended(job):
+            return self.running(job)
+        failed = is_true(job, "Failed") and diagnose.job_failure(job, self.observed.job_pods(job), self.fields)
+        return self.failed(failed) if failed else self.finished(job)
+
+
+def compiled(attempt: str, outcome: ExportOutcome) -> PendingStatus | None:
+    """What an export compiled without proving it; None for a report that does not say so."""
+    if not outcome.succeeded or outcome.pending is None or outcome.key is None:
+        return None
+    digest, revision = outcome.pending.digest, outcome.source_revision
+    return PendingStatus(attempt=attempt, key=outcome.key, digest=digest, source_revision=revision)
+
 
 def _still_proven(model: Model, known: TargetStatus, attempt: str, identity: str) -> bool:
-    return known.attempt == attempt or (known.request == identity and not model.retry)
+    lost = known.lost is not None and known.artifact is not None and known.lost.digest == known.artifact.digest
+    return known.attempt == attempt or (known.request == identity and not model.retry and not lost)
+
+
+def _incompatible(known: TargetStatus, finding: Finding, now: datetime) -> ExportPlan:
+    """A target whose pods would go where its files cannot run: nothing is started, and no attempt is used up."""
+    failure = failure_status(finding, None, now)
+    before = known.last_failure
+    if before is not None and before.model_copy(update={"time": failure.time}) == failure:
+        failure = before
+    status = known.model_copy(update={"state": "Failed", "last_failure": failure})
+    return ExportPlan(status, reason=finding.reason, message=finding.message)
 
 
 def plan(model: Model, target: Target, settings: Settings, observed: Observed, now: datetime) -> ExportPlan:
@@ -210,39 +315,25 @@ def plan(model: Model, target: Target, settings: Settings, observed: Observed, n
     identity = jobs.identity(model, settings, wanted)
     attempt = jobs.attempt(model, target, identity)
     known = model.target_status(target.name)
-    this = _Target(model, target, settings, observed, now, known, wanted, attempt)
-    job = observed.job(jobs.job_name(model, attempt))
-    superseded = tuple(
-        other
-        for other in observed.jobs_of(model, target.name)
-        if attempt_of(other) != attempt and not ended(other) and not model.spec.suspend
-    )
+    pending = known.pending if known.pending is not None and known.pending.attempt == attempt else None
+    this = _Target(model, target, settings, observed, now, known, wanted, attempt, pending)
     if known.artifact is not None and _still_proven(model, known, attempt, identity):
         # Credentials are no part of the identity: pods take those that the spec names now.
         store = jobs.store_status(jobs.artifact_of(model, settings))
         artifact = known.artifact.model_copy(update={"store": store})
         status = known.model_copy(update={"state": "Proven", "last_failure": None, "artifact": artifact})
-        return ExportPlan(status, delete=superseded, message=f"Artifact {known.key} is stored and proven.")
-    if known.last_failure is not None and known.last_failure.attempt == attempt:
-        status = known.model_copy(update={"state": "Failed"})
-        failure = known.last_failure
-        return ExportPlan(status, delete=superseded, reason=failure.reason, message=f"{failure.message} {RETRY_HINT}")
-    if job is not None and not owned(job, model.uid):
-        # A leftover of a deleted model of the same name: the garbage collector takes it, then this one starts.
-        name = job["metadata"]["name"]
-        message = f"Job {name} belongs to another object; delete it if it does not go by itself."
-        return this.exporting(message, reason=conditions.NAME_CONFLICT, requeue_seconds=NO_POD_SECONDS)
-    if job is None:
-        if model.spec.suspend:
-            return this.suspended()
-        body = jobs.build(model, target, settings, wanted, attempt)
-        return this.exporting(f"Job {body['metadata']['name']} is starting.", create=body, delete=superseded)
-    if is_true(job, "Complete"):
-        result = this.finished(job)
-    elif is_true(job, "Failed"):
-        result = this.failed(diagnose.job_failure(job, observed.job_pods(job)))
+        result = ExportPlan(status, message=f"Artifact {known.key} is stored and proven.")
+    elif (finding := placement.preflight(model, target, settings)) is not None:
+        result = _incompatible(known, finding, now)
     else:
-        result = this.running(job)
+        result = this.step()
+    # A running Job of this attempt is left alone also where only its second step is looked at.
+    current = {attempt, this.try_name, (result.create or {}).get("metadata", {}).get("labels", {}).get(ATTEMPT_LABEL)}
+    superseded = tuple(
+        other
+        for other in observed.jobs_of(model, target.name)
+        if attempt_of(other) not in current and not ended(other) and not model.spec.suspend
+    )
     return replace(result, delete=result.delete + superseded)
 
 

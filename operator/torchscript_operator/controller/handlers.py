@@ -1,23 +1,33 @@
-"""What the operator listens to. Each handler turns an event into a key and does nothing else."""
+"""What kopf listens to: the models. A handler turns an event into a key and does nothing else."""
 
 import time
 from typing import Any
 
 import kopf
+import orjson
 
+from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1 import GROUP, PLURAL, VERSION
 from torchscript_operator.controller import metrics
-from torchscript_operator.controller.model import MODEL_LABEL, Json
+from torchscript_operator.controller.cluster import PAGE_SIZE
+from torchscript_operator.controller.model import Json
 from torchscript_operator.controller.queue import Key, Queue
 
-CHILDREN = (("batch", "v1", "jobs"), ("apps", "v1", "deployments"), ("", "v1", "pods"), ("", "v1", "services"))
-"""Children whose events ask for a pass over their model."""
 
-
-def wish(body: Json) -> tuple[object, ...]:
-    """What of a model asks for a pass: not its status, or every status write would ask for another."""
+def wish(body: Json) -> int:
+    """Changes with what of a model asks for a pass: not its status, or every status write would ask for another."""
     metadata = body["metadata"]
-    return metadata["uid"], metadata["generation"], metadata.get("deletionTimestamp"), metadata.get("annotations")
+    wanted = (metadata["uid"], metadata["generation"], metadata.get("deletionTimestamp"), metadata.get("annotations"))
+    return hash(orjson.dumps(wanted))
+
+
+def at_rest(body: Json) -> bool:
+    """Whether a model's status says that all that its spec asks for is there and well."""
+    status = body.get("status", {})
+    said = {condition["type"]: condition["status"] for condition in status.get("conditions") or ()}
+    wanted = {conditions.READY: "True", conditions.RECONCILING: "False", conditions.STALLED: "False"}
+    seen: int | None = status.get("observedGeneration")
+    return wanted.items() <= said.items() and seen == body["metadata"]["generation"]
 
 
 class Listener:
@@ -26,7 +36,7 @@ class Listener:
     def __init__(self, queue: Queue) -> None:
         """Take the queue that keys go to."""
         self.queue = queue
-        self.wishes: dict[Key, tuple[object, ...]] = {}
+        self.wishes: dict[Key, int] = {}
 
     async def model_event(self, event: Any, **_: Any) -> None:
         """A TorchScriptModel came, changed or went."""
@@ -39,15 +49,7 @@ class Listener:
         wanted = wish(body)
         if self.wishes.get(key) != wanted:
             self.wishes[key] = wanted
-            self.queue.add(key)
-
-    async def child_event(self, event: Any, resource: Any, **_: Any) -> None:
-        """A Job, Deployment, pod or Service of a model came, changed or went."""
-        metrics.LAST_EVENT.labels(resource=resource.plural).set(time.time())
-        metadata = event["object"]["metadata"]
-        name = metadata.get("labels", {}).get(MODEL_LABEL)
-        if name:
-            self.queue.add(Key(metadata["namespace"], name))
+            self.queue.add(key, asked=True)
 
 
 async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -58,8 +60,6 @@ async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
 def register(registry: kopf.OperatorRegistry, listener: Listener) -> None:
     """Subscribe. Low-level event handlers only: kopf then stores nothing in the objects and sets no finalizer."""
     kopf.on.event(GROUP, VERSION, PLURAL, registry=registry, id="model")(listener.model_event)
-    for group, version, plural in CHILDREN:
-        kopf.on.event(group, version, plural, registry=registry, id=plural)(listener.child_event)
     kopf.on.login(registry=registry)(login)
 
 
@@ -73,6 +73,6 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.connect_timeout = 30
     # The server ends a watch after this time, so a deaf connection is noticed at the latest then.
     settings.watching.server_timeout = 300
-    settings.watching.chunk_size = 500
-    for child in CHILDREN:
-        settings.watching.label_selectors[child] = MODEL_LABEL
+    settings.watching.chunk_size = PAGE_SIZE
+    # Until it ends, the worker of an object holds the last event, with the whole object.
+    settings.queueing.idle_timeout = 0.2

@@ -1,16 +1,21 @@
-"""Export Jobs: what a target asks for, the attempt it amounts to, and the Job that carries it out. All pure."""
+"""Export and verify Jobs: what a target asks for, the attempt it amounts to, and the Job for it. All pure."""
 
 from torchscript_operator.api.v1alpha1.spec import Artifact, Target
-from torchscript_operator.api.v1alpha1.status import StoreStatus
+from torchscript_operator.api.v1alpha1.status import PendingStatus, StoreStatus
 from torchscript_operator.artifact import digest, request
 from torchscript_operator.artifact.failures import CLASSES
-from torchscript_operator.controller import pods
-from torchscript_operator.controller.model import ATTEMPT_LABEL, EXPORT, Json, Model
+from torchscript_operator.controller import placement, pods
+from torchscript_operator.controller.model import ATTEMPT_LABEL, EXPORT, VERIFY, Json, Model
+from torchscript_operator.controller.placement import Place
 from torchscript_operator.controller.settings import Settings
 
 CONTAINER = "export"
 ATTEMPT_DIGITS = 10
 """Hexadecimal digits of an attempt; enough that a model never sees two alike."""
+COMPILER_SHARE = 0.9
+"""Of a Job's deadline, what one call of a compiler may take: it then has time to say that it was too long."""
+SEARCHED = ("int8", "auto")
+"""Precisions whose form is found by measuring; only for these does the budget belong to the request."""
 
 
 class NoArtifactStoreError(Exception):
@@ -83,12 +88,16 @@ def export_request(model: Model, target: Target, settings: Settings) -> request.
         task=spec.task,
         shapes=tuple(request.Shape(batch=shape.batch, sequence=shape.sequence) for shape in spec.inputs.shapes),
         samples=samples_of(model),
-        parity=request.Tolerances(**spec.parity.model_dump()),
+        parity=request.RequestedTolerances(**spec.parity.model_dump()),
         store=store_location(artifact_of(model, settings)),
         compilation=request.Compilation(
-            compiler=target.compiler, arguments=target.compiler_arguments or (), precision=target.precision
+            compiler=target.compiler,
+            arguments=placement.arguments(target, settings),
+            precision=target.precision,
+            search_seconds=target.precision_search_seconds if target.precision in SEARCHED else None,
         ),
         worker_image=worker_image(target, settings),
+        proof=None if target.verify is None else "Deferred",
     )
 
 
@@ -100,15 +109,29 @@ def identity(model: Model, settings: Settings, wanted: request.ExportRequest) ->
 
 
 def attempt(model: Model, target: Target, wanted_identity: str) -> str:
-    """Name one try at one request: another credential, placement or retry annotation makes another try."""
+    """Name one try at one request: another credential, placement or retry annotation, or a loss, makes another try."""
     store = model.spec.artifact
-    references = [
+    references: list[object] = [
         model.spec.source.model_dump(mode="json"),
         store.model_dump(mode="json") if store else None,
         target.job.model_dump(mode="json"),
         model.retry,
     ]
+    lost = model.target_status(target.name).lost
+    if lost is not None and lost.request == wanted_identity:
+        references.append([lost.digest, lost.times])
     return digest.of_value([wanted_identity, references])[:ATTEMPT_DIGITS]
+
+
+def verify_attempt(target: Target, export_attempt: str, pending: PendingStatus) -> str:
+    """Name one try at proving what an attempt compiled: another placement makes another try, and compiles nothing."""
+    where = target.verify.model_dump(mode="json") if target.verify else None
+    return digest.of_value([export_attempt, pending.digest, where])[:ATTEMPT_DIGITS]
+
+
+def verify_name(model: Model, attempt_id: str) -> str:
+    """Name of the Job of a try at proving, at most 58 characters."""
+    return f"{model.name}-{VERIFY}-{attempt_id}"
 
 
 def job_name(model: Model, attempt_id: str) -> str:
@@ -132,10 +155,39 @@ def failure_policy() -> Json:
 
 def build(model: Model, target: Target, settings: Settings, wanted: request.ExportRequest, attempt_id: str) -> Json:
     """The Job of an attempt."""
+    return _build(model, target, settings, wanted, (job_name(model, attempt_id), attempt_id))
+
+
+def build_verify(
+    model: Model,
+    target: Target,
+    settings: Settings,
+    wanted: request.ExportRequest,
+    attempt_id: str,
+    pending: PendingStatus,
+) -> Json:
+    """The Job of a try at proving what lies under a key."""
+    location = request.PendingLocation(key=pending.key, digest=pending.digest)
+    asked = wanted.model_copy(update={"pending": location})
+    return _build(model, target, settings, asked, (verify_name(model, attempt_id), attempt_id))
+
+
+def _place(target: Target, settings: Settings, wanted: request.ExportRequest) -> Place:
+    return placement.job(target, settings) if wanted.pending is None else placement.verify(target, settings)
+
+
+def _build(
+    model: Model, target: Target, settings: Settings, wanted: request.ExportRequest, name_and_attempt: tuple[str, str]
+) -> Json:
+    name, attempt_id = name_and_attempt
     defaults = settings.defaults(target.compiler)
+    deadline = target.job.active_deadline_seconds or defaults.active_deadline_seconds
+    place = _place(target, settings, wanted)
     labels = {**model.labels(EXPORT, target.name), ATTEMPT_LABEL: attempt_id}
     parts = pods.PodParts()
     parts.set(request.EXPORT_VARIABLE, wanted.to_json())
+    if target.compiler == "neuron" and wanted.pending is None:
+        parts.set(request.COMPILER_TIMEOUT_VARIABLE, str(int(deadline * COMPILER_SHARE)))
     source = model.spec.source
     if source.hugging_face is not None and source.hugging_face.token_secret is not None:
         token = source.hugging_face.token_secret
@@ -154,28 +206,21 @@ def build(model: Model, target: Target, settings: Settings, wanted: request.Expo
         "name": CONTAINER,
         "image": wanted.worker_image,
         "command": ["python", "-m", "torchscript_operator.export"],
-        "resources": pods.dump(target.job.resources or defaults.job.resources),
+        "resources": place.container_resources(),
     }
-    selector = target.job.node_selector
-    tolerations = target.job.tolerations
-    scheduling = pods.placement(
-        defaults.job.node_selector if selector is None else selector,
-        defaults.job.tolerations if tolerations is None else tolerations,
-        target.job.affinity,
-    )
     limit = target.job.backoff_limit
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": job_name(model, attempt_id),
+            "name": name,
             "namespace": model.namespace,
             "labels": labels,
             "ownerReferences": [model.owner_reference],
         },
         "spec": {
             "backoffLimit": defaults.backoff_limit if limit is None else limit,
-            "activeDeadlineSeconds": target.job.active_deadline_seconds or defaults.active_deadline_seconds,
+            "activeDeadlineSeconds": deadline,
             "ttlSecondsAfterFinished": settings.job_history_seconds,
             "podFailurePolicy": failure_policy(),
             # A pod that is still ending must not race its replacement for the node's memory.
@@ -183,7 +228,7 @@ def build(model: Model, target: Target, settings: Settings, wanted: request.Expo
             "template": {
                 "metadata": {"labels": labels},
                 "spec": {
-                    **pods.pod_spec(settings, model.namespace, container, parts, scheduling),
+                    **pods.pod_spec(settings, model.namespace, container, parts, place.scheduling()),
                     "restartPolicy": "Never",
                 },
             },

@@ -14,6 +14,8 @@ Json = dict[str, Any]
 
 RETRY_ANNOTATION = f"{GROUP}/retry"
 """Any new value starts a new attempt of what failed."""
+ROLLBACK_ANNOTATION = f"{GROUP}/rollback-to"
+"""Beginning of the digest or key of an earlier artifact that is to be served in place of the newest."""
 MODEL_LABEL = f"{GROUP}/model"
 TARGET_LABEL = f"{GROUP}/target"
 COMPONENT_LABEL = f"{GROUP}/component"
@@ -22,10 +24,16 @@ DIGEST_ANNOTATION = f"{GROUP}/artifact-digest"
 """On a serving pod template: the manifest digest that the pods load."""
 APPLIED_ANNOTATION = f"{GROUP}/applied"
 """On applied children: digest of what was applied, so that an unchanged child costs no write."""
+SCALING_ANNOTATION = f"{GROUP}/scaling"
+"""On a Deployment beside which an autoscaler or a disruption budget stands; beside others no pass looks for one."""
 MANAGER = "torchscript-operator"
 """Field manager of every write, and the value of app.kubernetes.io/managed-by."""
+FINALIZER = f"{GROUP}/artifacts"
+"""On models whose artifacts are to be removed with them, and on no others."""
 EXPORT = "export"
+VERIFY = "verify"
 SERVING = "serving"
+REMOVE = "remove"
 
 
 def _read_status(status: Json) -> TorchScriptModelStatus:

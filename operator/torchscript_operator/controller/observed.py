@@ -6,7 +6,6 @@ from torchscript_operator.controller.model import (
     ATTEMPT_LABEL,
     COMPONENT_LABEL,
     DIGEST_ANNOTATION,
-    EXPORT,
     MODEL_LABEL,
     SERVING,
     TARGET_LABEL,
@@ -57,6 +56,10 @@ class Observed:
     pods: tuple[Json, ...] = ()
     deployments: tuple[Json, ...] = ()
     service: Json | None = None
+    autoscalers: tuple[Json, ...] = ()
+    """HorizontalPodAutoscalers that bear a Deployment's name; read only where there may be one."""
+    budgets: tuple[Json, ...] = ()
+    """PodDisruptionBudgets, the same."""
     events: tuple[Json, ...] = ()
     """Warning events about Jobs that have no pod."""
 
@@ -71,7 +74,7 @@ class Observed:
     def job_pods(self, job: Json) -> tuple[Json, ...]:
         """Pods of a Job, oldest first."""
         mine = [
-            pod for pod in self.pods if label(pod, COMPONENT_LABEL) == EXPORT and owned(pod, job["metadata"]["uid"])
+            pod for pod in self.pods if label(pod, COMPONENT_LABEL) != SERVING and owned(pod, job["metadata"]["uid"])
         ]
         return tuple(sorted(mine, key=lambda pod: pod["metadata"].get("creationTimestamp") or ""))
 
@@ -108,10 +111,20 @@ def rolled_digest(deployment: Json) -> str | None:
     return value
 
 
-def settled(deployment: Json) -> bool:
-    """Whether all pods of a Deployment run its present template and are available."""
+def settled(deployment: Json, least: int | None = None) -> bool:
+    """Whether all pods of a Deployment run its present template and are available.
+
+    Under an autoscaler `least` of them suffice: that it adds pods is no rollout.
+    """
     status = deployment.get("status", {})
     wanted: int = deployment["spec"].get("replicas", 1)
+    if least is not None and wanted > 0:
+        present: int = status.get("replicas", 0)
+        return bool(
+            status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+            and status.get("updatedReplicas", 0) == present
+            and status.get("availableReplicas", 0) >= min(least, wanted)
+        )
     return bool(
         status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
         and status.get("updatedReplicas", 0) == wanted

@@ -14,7 +14,17 @@ from torchscript_operator.api.v1alpha1.status import (
     TargetStatus,
     TorchScriptModelStatus,
 )
-from torchscript_operator.controller import export_plan, jobs, rollout_plan, serving, summary
+from torchscript_operator.controller import (
+    deletion,
+    export_plan,
+    history,
+    jobs,
+    recovery,
+    rollout_plan,
+    scaling,
+    serving,
+    summary,
+)
 from torchscript_operator.controller.drift import drifted
 from torchscript_operator.controller.export_plan import ExportPlan
 from torchscript_operator.controller.model import TARGET_LABEL, Json, Model
@@ -81,6 +91,7 @@ def _carried(model: Model) -> tuple[TargetStatus, ...]:
 
 def plan(model: Model, settings: Settings, observed: Observed, now: datetime) -> Plan:
     """Decide one pass."""
+    model = recovery.mark(model, observed)
     try:
         exports = [export_plan.plan(model, target, settings, observed, now) for target in model.spec.targets]
     except jobs.NoArtifactStoreError:
@@ -88,9 +99,15 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
         return stalled(model, conditions.NO_ARTIFACT_STORE, message, now)
     if len(exports) > 1:
         exports = [replace(export, message=f"{export.status.name}: {export.message}") for export in exports]
+    exports = [replace(export, status=history.carry(model, export.status, observed, now)) for export in exports]
     by_name = {export.status.name: export.status for export in exports}
+    pins, unfollowed = history.pins(model, by_name, settings)
     served = [target for target in model.spec.targets if target.name in model.served]
-    rollouts = [rollout_plan.plan(model, target, settings, by_name[target.name], observed, now) for target in served]
+    rollouts = [
+        rollout_plan.plan(model, target, settings, by_name[target.name], observed, now, pins.get(target.name))
+        for target in served
+    ]
+    rollouts = [recovery.soften(rollout, by_name[it.name]) for it, rollout in zip(served, rollouts, strict=True)]
     apply = [rollout.apply for rollout in rollouts if rollout.apply is not None]
     proven = any(rollout.status is not None for rollout in rollouts)
     delete = [job for export in exports for job in export.delete]
@@ -102,12 +119,24 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
     delete += _obsolete(model, rollouts, observed)
     if not model.served and observed.service is not None and not model.spec.suspend:
         delete += [observed.service] if owned(observed.service, model.uid) else []
+    by_target = {target.name: rollout for target, rollout in zip(served, rollouts, strict=True)}
+    scaled = scaling.plan(model, by_target, observed, retire=all(rollout.answering for rollout in rollouts))
+    # Deleted before the Deployment loses its mark, applied after the Deployment is there.
+    delete = [*scaled.delete, *delete]
+    apply += scaled.apply
     wanted_conditions = summary.conditions_of(model, exports, rollouts, now, service_conflict=conflict)
+    if scaled.conflict:
+        told = summary.overlay(wanted_conditions, conditions.NAME_CONFLICT, scaled.conflict, model, now)
+        wanted_conditions = told
+    elif unfollowed:
+        told = summary.overlay(wanted_conditions, conditions.ROLLBACK_UNKNOWN, unfollowed, model, now)
+        wanted_conditions = told
     status = TorchScriptModelStatus(
         observed_generation=model.generation,
         conditions=conditions.transition(model.status.conditions, wanted_conditions),
         targets=tuple(export.status for export in exports),
         serving=_serving_status(model, settings, rollouts),
+        deletion_policy=deletion.effective(model, settings),
     )
     requeues = [export.requeue_seconds for export in exports if export.requeue_seconds is not None]
     return Plan(

@@ -1,6 +1,7 @@
 """A work queue of model keys: one pass a key at a time, duplicates merged, errors retried ever more slowly."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -28,7 +29,9 @@ class Queue:
         """Take what to do with a key; it returns after how many seconds to look again, or None."""
         self._reconcile = reconcile
         self._workers = workers
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._ready: asyncio.PriorityQueue[tuple[int, int, Key]] = asyncio.PriorityQueue()
+        """Keys in the order of their passes: rank, number of the wish, key."""
+        self._numbers = itertools.count()
         self._waiting: dict[Key, float] = {}
         """Since when a key has been due (time.monotonic)."""
         self._busy: set[Key] = set()
@@ -36,15 +39,15 @@ class Queue:
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
 
-    def add(self, key: Key) -> None:
-        """Ask for a pass."""
+    def add(self, key: Key, *, asked: bool = False) -> None:
+        """Ask for a pass; what a person asked for goes before what the cluster reports."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key in self._busy:
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting[key] = time.monotonic()
-            self._ready.put_nowait(key)
+            self._ready.put_nowait((0 if asked else 1, next(self._numbers), key))
             metrics.QUEUE_DEPTH.set(len(self._waiting))
 
     def add_after(self, key: Key, seconds: float) -> None:
@@ -74,7 +77,7 @@ class Queue:
 
     async def _work(self) -> None:
         while True:
-            key = await self._ready.get()
+            _, _, key = await self._ready.get()
             metrics.QUEUE_SECONDS.observe(time.monotonic() - self._waiting.pop(key))
             metrics.QUEUE_DEPTH.set(len(self._waiting))
             self._busy.add(key)

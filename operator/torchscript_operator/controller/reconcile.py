@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -10,10 +10,12 @@ from pydantic import ValidationError
 
 from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1.status import TorchScriptModelStatus
-from torchscript_operator.controller import events
+from torchscript_operator.controller import deletion, events, scaling
 from torchscript_operator.controller import plan as planning
+from torchscript_operator.controller.children import KINDS, Children
 from torchscript_operator.controller.cluster import ApiError, Cluster
-from torchscript_operator.controller.model import Json, Model
+from torchscript_operator.controller.departure import depart
+from torchscript_operator.controller.model import FINALIZER, Json, Model
 from torchscript_operator.controller.observed import Observed
 from torchscript_operator.controller.plan import Plan
 from torchscript_operator.controller.queue import Key
@@ -21,8 +23,18 @@ from torchscript_operator.controller.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Write = tuple[str, Callable[[Json], Awaitable[object]], Json]
+Write = tuple[str, Callable[[Json], Awaitable[Json | None]], Json]
 """What is done, how, and to which child."""
+PLURALS = {
+    "Job": "jobs",
+    "Deployment": "deployments",
+    "Service": "services",
+    "HorizontalPodAutoscaler": "horizontalpodautoscalers",
+    "PodDisruptionBudget": "poddisruptionbudgets",
+}
+"""Resource by kind, for the children that a pass writes."""
+AGAIN_SECONDS = 0.2
+"""Time to the next pass when a model was changed during this one."""
 WARNING_FIELDS = "type=Warning,involvedObject.kind=Job"
 """Events that say why a Job has no pod."""
 
@@ -44,9 +56,31 @@ class Reconciler:
 
     cluster: Cluster
     settings: Settings
+    children: Children
 
     async def observe(self, model: Model) -> Observed:
-        """Read a model's children, live and at once; a cache could show what is no longer there."""
+        """Read the children that matter to a pass, live and at once; a cache could show what is no longer there."""
+        names = self.children.to_read(model)
+        kinds = ("jobs", "pods", "deployments", "services")
+        found = await asyncio.gather(*(self._find(kind, model.namespace, names[kind]) for kind in kinds))
+        jobs, pods, deployments, services = found
+        return await self._accompanied(model, Observed(jobs, pods, deployments, next(iter(services), None)))
+
+    async def _find(self, plural: str, namespace: str, names: Iterable[str]) -> tuple[Json, ...]:
+        finds = (self.cluster.find(KINDS[plural], plural, namespace, name) for name in names)
+        return tuple(item for item in await asyncio.gather(*finds) if item is not None)
+
+    async def _accompanied(self, model: Model, observed: Observed) -> Observed:
+        """Add what stands beside Deployments, where something may."""
+        names = scaling.looked_for(model, observed.deployments)
+        if not names:
+            return observed
+        autoscalers = await self._find("horizontalpodautoscalers", model.namespace, names)
+        budgets = await self._find("poddisruptionbudgets", model.namespace, names)
+        return replace(observed, autoscalers=autoscalers, budgets=budgets)
+
+    async def look(self, model: Model) -> Observed:
+        """List all children, for a decision that rests on what is not there."""
         cluster, namespace, name = self.cluster, model.namespace, model.name
         jobs, pods, deployments, service = await asyncio.gather(
             cluster.children("batch/v1", "jobs", namespace, name),
@@ -58,30 +92,32 @@ class Reconciler:
         for items, api_version, kind in ((jobs, "batch/v1", "Job"), (deployments, "apps/v1", "Deployment")):
             for item in items:
                 item |= {"apiVersion": api_version, "kind": kind}
-        return Observed(jobs, pods, deployments, service)
+        return await self._accompanied(model, Observed(jobs, pods, deployments, service))
 
     async def plan(self, model: Model, now: datetime) -> Plan:
         """Decide, and once more where the first decision rests on what only a closer look shows."""
         observed = await self.observe(model)
         planned = planning.plan(model, self.settings, observed, now)
-        strangers = await self._strangers(planned, observed)
+        if planned.delete or planned.look_for_events:
+            observed = await self.look(model)
+            planned = planning.plan(model, self.settings, observed, now)
+        closer = await self._with_strangers(planned, observed)
         if planned.look_for_events:
             told = await self.cluster.list("v1", "events", model.namespace, fields=WARNING_FIELDS)
-            observed = replace(observed, events=tuple(told))
-        elif not strangers:
-            return planned
-        observed = replace(observed, deployments=observed.deployments + strangers)
-        return planning.plan(model, self.settings, observed, now)
+            closer = replace(closer, events=tuple(told))
+        return planned if closer is observed else planning.plan(model, self.settings, closer, now)
 
-    async def _strangers(self, planned: Plan, observed: Observed) -> tuple[Json, ...]:
-        """Deployments that bear a new child's name without our labels: an application would take them over."""
-        new = [
-            body["metadata"]
-            for body in planned.apply
-            if body["kind"] == "Deployment" and observed.deployment(body["metadata"]["name"]) is None
-        ]
-        found = [await self.cluster.find("apps/v1", "deployments", it["namespace"], it["name"]) for it in new]
-        return tuple(item for item in found if item is not None)
+    async def _with_strangers(self, planned: Plan, observed: Observed) -> Observed:
+        """Add what bears a new child's name without being known: an application would take it over."""
+        for body in planned.apply:
+            namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+            if body["kind"] == "Deployment" and observed.deployment(name) is None:
+                found = await self._find("deployments", namespace, [name])
+                observed = replace(observed, deployments=observed.deployments + found) if found else observed
+            if body["kind"] == "Service" and observed.service is None:
+                services = await self._find("services", namespace, [name])
+                observed = replace(observed, service=services[0]) if services else observed
+        return observed
 
     async def __call__(self, key: Key) -> float | None:
         """Make one pass; returns after how many seconds the model wants another. Raises ApiError."""
@@ -97,20 +133,37 @@ class Reconciler:
 
     async def _pass(self, key: Key) -> float | None:
         body = await self.cluster.model(key.namespace, key.name)
-        if body is None or "deletionTimestamp" in body["metadata"]:
+        if body is None:
             return None
         now = datetime.now(UTC)
+        if "deletionTimestamp" in body["metadata"]:
+            return await self._depart(body, now)
         try:
             model = Model.parse(body)
         except ValidationError as error:
-            await self._refuse(body, explain(error), now)
-            return None
+            return await self._refuse(body, explain(error), now)
+        held = deletion.finalizers(model, self.settings, body["metadata"].get("finalizers", ()))
+        if held is not None:
+            written = await self.cluster.apply_finalizers(model.namespace, model.name, model.uid, held)
+            if written is None:
+                return AGAIN_SECONDS
+            body["metadata"]["resourceVersion"] = written["metadata"]["resourceVersion"]
         planned = await self.plan(model, now)
         refusals = await self._act(model, planned)
         if refusals:
             planned = planning.rejected(model, planned, f"The API server refused a child: {refusals[0]}", now)
-        await self._tell(model, body, planned, now)
-        return planned.requeue_seconds
+        return await self._tell(model, body, planned, now)
+
+    async def _depart(self, body: Json, now: datetime) -> float | None:
+        """Let a model go that is being deleted, once its artifacts are removed where it asks for that."""
+        if FINALIZER not in body["metadata"].get("finalizers", ()):
+            return None
+        try:
+            model = Model.parse(body)
+        except ValidationError:
+            model = Model.unreadable(body)
+        deleted = body["metadata"]["deletionTimestamp"]
+        return await depart(self.cluster, self.settings, model, await self.look(model), deleted, now)
 
     async def _act(self, model: Model, planned: Plan) -> list[str]:
         """Write the children; returns what the API server refused for good, which keeps no other child waiting."""
@@ -120,22 +173,27 @@ class Reconciler:
         refusals = []
         for what, write, item in writes:
             try:
-                await write(item)
+                live = await write(item)
             except ApiError as error:
                 if not error.permanent:
                     raise
                 refusals.append(error.message)
             else:
+                if live is not None:
+                    # Its own event then says nothing new, and asks for no pass.
+                    self.children.note(PLURALS[item["kind"]], live)
                 extra = {"model": f"{model.namespace}/{model.name}"}
                 logger.info("%s %s %s", what, item["kind"], item["metadata"]["name"], extra=extra)
         return refusals
 
-    async def _tell(self, model: Model, body: Json, planned: Plan, now: datetime) -> None:
-        """Write the status if it says anything new, then an event for each change."""
+    async def _tell(self, model: Model, body: Json, planned: Plan, now: datetime) -> float | None:
+        """Write the status if it says anything new, then an event for each change; returns when to look again."""
         wanted = dump_status(planned.status)
         if wanted == body.get("status"):
-            return
-        await self.cluster.apply_status(model.namespace, model.name, model.uid, wanted)
+            return planned.requeue_seconds
+        if not await self.cluster.apply_status(body, wanted):
+            # Whoever changed the model since it was read knows more than this pass.
+            return AGAIN_SECONDS
         for condition in events.changes(model.status.conditions, planned.status.conditions):
             logger.info(
                 "%s is %s: %s",
@@ -145,11 +203,12 @@ class Reconciler:
                 extra={"model": f"{model.namespace}/{model.name}", "reason": condition.reason},
             )
             await self.cluster.create(events.build(model, condition, now))
+        return planned.requeue_seconds
 
-    async def _refuse(self, body: Json, message: str, now: datetime) -> None:
+    async def _refuse(self, body: Json, message: str, now: datetime) -> float | None:
         """Say that the types refuse a spec that the stored CRD let through: the two are of different releases."""
         model = Model.unreadable(body)
         text = (
             f"The spec does not fit this operator: {message}. Correct it, or install the CRD of the operator's release."
         )
-        await self._tell(model, body, planning.stalled(model, conditions.INVALID_SPEC, text, now), now)
+        return await self._tell(model, body, planning.stalled(model, conditions.INVALID_SPEC, text, now), now)

@@ -8,11 +8,12 @@ from torchscript_operator.api.v1alpha1.spec import Target
 from torchscript_operator.api.v1alpha1.status import ServedArtifact, ServingTargetStatus, TargetStatus
 from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
-from torchscript_operator.controller import diagnose, jobs, serving
+from torchscript_operator.controller import diagnose, jobs, placement, replicas, serving
 from torchscript_operator.controller.diagnose import Finding
 from torchscript_operator.controller.drift import drifted
 from torchscript_operator.controller.export_plan import failure_status
-from torchscript_operator.controller.model import Json, Model
+from torchscript_operator.controller.history import Pin
+from torchscript_operator.controller.model import ROLLBACK_ANNOTATION, Json, Model
 from torchscript_operator.controller.observed import (
     Observed,
     condition,
@@ -75,6 +76,28 @@ def _refused(deployment: Json) -> Finding | None:
     return Finding("schedule", conditions.POD_REJECTED, f"The Deployment's pods were refused: {said}")
 
 
+def _misplaced(
+    known: ServingTargetStatus, finding: Finding, live: Json | None, export: TargetStatus, now: datetime
+) -> RolloutPlan:
+    """Files that cannot run where the spec wants them are not put there; what serves elsewhere goes on."""
+    failure, before = failure_status(finding, export.attempt, now), known.last_failure
+    same = before is not None and before.message == failure.message
+    status = (live or {}).get("status", {})
+    update = {
+        "last_failure": before if same else failure,
+        "replicas": status.get("replicas", 0),
+        "ready_replicas": status.get("readyReplicas", 0),
+    }
+    return RolloutPlan(
+        known.model_copy(update=update),
+        answering=status.get("availableReplicas", 0) > 0,
+        reason=finding.reason,
+        message=finding.message,
+        busy=False,
+        stuck=True,
+    )
+
+
 def rollout_name(export: TargetStatus, body: Json) -> str:
     """Name one try to roll an artifact out: another attempt or another pod template makes another try."""
     spec = {key: value for key, value in body["spec"].items() if key != "replicas"}
@@ -88,14 +111,23 @@ def choose(newest: ServedArtifact, known: ServingTargetStatus, rollout: str) -> 
 
 
 def plan(
-    model: Model, target: Target, settings: Settings, export: TargetStatus, observed: Observed, now: datetime
+    model: Model,
+    target: Target,
+    settings: Settings,
+    export: TargetStatus,
+    observed: Observed,
+    now: datetime,
+    pin: Pin | None = None,
 ) -> RolloutPlan:
-    """Decide one Deployment's next step."""
-    known = _known(model, target.name)
+    """Decide one Deployment's next step; a pin serves another artifact in place of the newest."""
+    known = _known(model, target.name).model_copy(update={"pinned": pin.status if pin else None})
     if export.artifact is None or export.worker_image is None:
         return RolloutPlan(None, reason=conditions.PENDING, message="No artifact is proven yet.", busy=False)
-    newest = ServedArtifact(artifact=export.artifact, worker_image=export.worker_image)
+    proven = ServedArtifact(artifact=export.artifact, worker_image=export.worker_image)
+    newest = pin.served if pin and pin.served else proven
     live = observed.deployment(known.deployment)
+    if (finding := placement.serving(model, target, settings).problem(target)) is not None:
+        return _misplaced(known, finding, live, export, now)
     if live is not None and foreign(live, model):
         message = f"Deployment {known.deployment} belongs to another object; rename the model or delete it."
         return RolloutPlan(known, reason=conditions.NAME_CONFLICT, message=message, busy=False, stuck=True)
@@ -107,7 +139,7 @@ def plan(
         trouble = Finding("rollout", conditions.PODS_NOT_READY, message)
     spent = late or _is_hopeless(trouble)
 
-    body = serving.deployment(model, target, settings, newest)
+    body = serving.deployment(model, target, settings, newest, live)
     rollout = rollout_name(export, body)
     replaces = known.active is not None and known.active.artifact.digest != newest.artifact.digest
     # Only what was applied as it is now wanted has had its try.
@@ -116,8 +148,12 @@ def plan(
         update = {"failed_digest": newest.artifact.digest, "failed_attempt": rollout, "last_failure": failure}
         known = known.model_copy(update=update)
     chosen = choose(newest, known, rollout)
-    step = _Step(model, known, chosen, live, trouble, rolled_back=chosen is not newest, spent=spent)
-    return step.plan(body if chosen is newest else serving.deployment(model, target, settings, chosen), export, now)
+    step = _Step(
+        model, known, chosen, live, trouble, rolled_back=chosen is not newest, pinned=newest is not proven, spent=spent
+    )
+    return step.plan(
+        body if chosen is newest else serving.deployment(model, target, settings, chosen, live), export, now
+    )
 
 
 @dataclass(frozen=True)
@@ -130,13 +166,15 @@ class _Step:
     live: Json | None
     trouble: Finding | None
     rolled_back: bool
+    pinned: bool
+    """It is the one that the annotation names."""
     spent: bool
     """The live pods cannot get Ready any more."""
 
     def plan(self, body: Json, export: TargetStatus, now: datetime) -> RolloutPlan:
         changing = drifted(self.live, body)
         held = changing and self.model.spec.suspend
-        steady = self.live is not None and settled(self.live)
+        steady = self.live is not None and settled(self.live, replicas.least_available(self.model.spec.serving))
         complete = steady and not changing
         status = self.live.get("status", {}) if self.live else {}
         stuck = self.rolled_back or (self.spent and not changing and not complete)
@@ -148,7 +186,9 @@ class _Step:
         if complete:
             update["active"] = self.chosen
         if complete and not self.rolled_back:
-            update |= {"last_failure": None, "failed_digest": None, "failed_attempt": None}
+            # A pin ends one day, and then the artifact that it stands in for is not to be tried again.
+            kept = self.pinned and self.known.failed_digest is not None
+            update |= {} if kept else {"last_failure": None, "failed_digest": None, "failed_attempt": None}
         elif self.trouble is not None and not self.rolled_back:
             last = self.known.last_failure
             same = last is not None and last.message == self.trouble.message
@@ -175,6 +215,9 @@ class _Step:
             failed = (known.failed_digest or "")[:19]
             said = f"Deployment {name} went back to {short} since {failed} failed: {known.last_failure.message}"
             return conditions.ROLLED_BACK, said
+        if complete and self.pinned:
+            said = f"Deployment {name} serves {short}, as the annotation {ROLLBACK_ANNOTATION} asks."
+            return conditions.PINNED, said
         if complete:
             return conditions.SERVING, f"Deployment {name} serves {short}."
         if self.trouble is not None:

@@ -3,7 +3,7 @@
 from torchscript_operator.api.v1alpha1.spec import Target
 from torchscript_operator.api.v1alpha1.status import ServedArtifact
 from torchscript_operator.artifact import digest, request
-from torchscript_operator.controller import pods
+from torchscript_operator.controller import placement, pods, replicas
 from torchscript_operator.controller.model import (
     APPLIED_ANNOTATION,
     COMPONENT_LABEL,
@@ -18,6 +18,7 @@ from torchscript_operator.controller.settings import Settings
 
 CONTAINER = "server"
 PORT_NAME = "http"
+GRPC_PORT_NAME = "grpc"
 SERVICE_PORT = 80
 PROBE_SECONDS = 2
 """Time between two looks at a starting pod; loading takes some seconds, so this is the error in its start-up time."""
@@ -48,7 +49,8 @@ def selector_text(model: Model) -> str:
 def sealed(body: Json) -> Json:
     """Note on a child what is applied, so that the next pass sees whether anything changed."""
     metadata = body["metadata"]
-    return {**body, "metadata": {**metadata, "annotations": {APPLIED_ANNOTATION: digest.of_value(body)}}}
+    annotations = {**metadata.get("annotations", {}), APPLIED_ANNOTATION: digest.of_value(body)}
+    return {**body, "metadata": {**metadata, "annotations": annotations}}
 
 
 def _probe(path: str, **timing: int) -> Json:
@@ -70,12 +72,15 @@ def serve_request(model: Model, target: Target, served: ServedArtifact) -> reque
     )
 
 
-def deployment(model: Model, target: Target, settings: Settings, served: ServedArtifact) -> Json:
-    """The Deployment that serves one proven artifact."""
+def deployment(
+    model: Model, target: Target, settings: Settings, served: ServedArtifact, live: Json | None = None
+) -> Json:
+    """The Deployment that serves one proven artifact; `live` is the one that is there."""
     serving = model.spec.serving
-    defaults = settings.defaults(target.compiler).serving
+    place = placement.serving(model, target, settings)
     labels = model.labels(SERVING, target.name)
     matched = {**selector(model), TARGET_LABEL: target.name}
+    count = replicas.replicas(serving, live)
     parts = pods.PodParts()
     parts.set(request.SERVE_VARIABLE, serve_request(model, target, served).to_json())
     parts.artifact_store(served.artifact.store, read_only=True)
@@ -83,8 +88,11 @@ def deployment(model: Model, target: Target, settings: Settings, served: ServedA
         "name": CONTAINER,
         "image": serving.image or served.worker_image,
         "command": ["python", "-m", "torchscript_operator.serve"],
-        "ports": [{"name": PORT_NAME, "containerPort": request.SERVE_PORT}],
-        "resources": pods.dump(serving.resources or defaults.resources),
+        "ports": [
+            {"name": PORT_NAME, "containerPort": request.SERVE_PORT},
+            {"name": GRPC_PORT_NAME, "containerPort": request.SERVE_GRPC_PORT},
+        ],
+        "resources": place.container_resources(),
         "startupProbe": _probe(
             "/v2/health/ready",
             periodSeconds=PROBE_SECONDS,
@@ -93,12 +101,6 @@ def deployment(model: Model, target: Target, settings: Settings, served: ServedA
         "readinessProbe": _probe("/v2/health/ready", periodSeconds=PROBE_SECONDS, failureThreshold=1),
         "livenessProbe": _probe("/v2/health/live", periodSeconds=10, failureThreshold=3),
     }
-    selector_given, tolerations_given = serving.node_selector, serving.tolerations
-    scheduling = pods.placement(
-        defaults.node_selector if selector_given is None else selector_given,
-        defaults.tolerations if tolerations_given is None else tolerations_given,
-        None,
-    )
     body: Json = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -107,9 +109,10 @@ def deployment(model: Model, target: Target, settings: Settings, served: ServedA
             "namespace": model.namespace,
             "labels": labels,
             "ownerReferences": [model.owner_reference],
+            "annotations": replicas.marks(serving),
         },
         "spec": {
-            "replicas": serving.replicas,
+            **({} if count is None else {"replicas": count}),
             "selector": {"matchLabels": matched},
             # The old pods stay until new ones have replayed the golden inputs.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
@@ -118,7 +121,7 @@ def deployment(model: Model, target: Target, settings: Settings, served: ServedA
             "template": {
                 "metadata": {"labels": labels, "annotations": {DIGEST_ANNOTATION: served.artifact.digest}},
                 "spec": {
-                    **pods.pod_spec(settings, model.namespace, container, parts, scheduling),
+                    **pods.pod_spec(settings, model.namespace, container, parts, place.scheduling()),
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
                     "topologySpreadConstraints": [
                         {
@@ -149,7 +152,17 @@ def service(model: Model) -> Json:
             },
             "spec": {
                 "selector": selector(model),
-                "ports": [{"name": PORT_NAME, "port": SERVICE_PORT, "targetPort": PORT_NAME, "protocol": "TCP"}],
+                "ports": [
+                    {"name": PORT_NAME, "port": SERVICE_PORT, "targetPort": PORT_NAME, "protocol": "TCP"},
+                    {
+                        "name": GRPC_PORT_NAME,
+                        "port": request.SERVE_GRPC_PORT,
+                        "targetPort": GRPC_PORT_NAME,
+                        "protocol": "TCP",
+                        # What meshes and ingresses choose HTTP/2 by; the name alone is enough for some.
+                        "appProtocol": "kubernetes.io/h2c",
+                    },
+                ],
             },
         }
     )

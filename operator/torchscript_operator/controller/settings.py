@@ -30,17 +30,50 @@ class Placement(Section):
     resources: Resources = Resources()
 
 
+NEURON_RESOURCE = "aws.amazon.com/neuron"
+"""One whole chip: fewer than all but more than one need a scheduler extension that keeps them together."""
+NEURON_TAINT = "aws.amazon.com/neuron"
+"""The usual taint of nodes with Neuron devices, whatever its value."""
+
+
 class CompilerDefaults(Section):
     """Defaults of one compiler's Jobs and serving pods; a field in a model's spec replaces its default as a whole."""
 
     image: str | None = None
     """Worker image; the general one when absent."""
     job: Placement = Placement()
+    """Of the Job that compiles and proves."""
+    compile: Placement | None = None
+    """Of the Job that only compiles, for targets with verify; as `job` when absent."""
+    verify: Placement | None = None
+    """Of the Job that only proves; as `job` when absent."""
     serving: Placement = Placement()
+    instance_types: tuple[str, ...] = ()
+    """Instance types that pods which need a device are held to, unless the spec names others."""
     active_deadline_seconds: int = 3600
     """Seconds for an export, retries included."""
     backoff_limit: int = 3
     """Retries after failures that can pass by themselves."""
+
+
+_ON_DEVICE = Placement(
+    tolerations=(Toleration(key=NEURON_TAINT, operator="Exists"),), resources=Resources(limits={NEURON_RESOURCE: "1"})
+)
+_DEFAULTS: dict[Compiler, CompilerDefaults] = {
+    "neuron": CompilerDefaults(
+        job=_ON_DEVICE,
+        compile=Placement(),
+        serving=_ON_DEVICE,
+        instance_types=("inf1.xlarge", "inf1.2xlarge", "inf1.6xlarge", "inf1.24xlarge"),
+    ),
+    "neuronx": CompilerDefaults(
+        job=_ON_DEVICE,
+        compile=Placement(),
+        serving=_ON_DEVICE,
+        instance_types=("inf2.xlarge", "inf2.8xlarge", "inf2.24xlarge", "inf2.48xlarge"),
+    ),
+}
+"""What holds where the settings say nothing of a compiler, so that its pods still go where its device is."""
 
 
 class WorkerServiceAccount(Section):
@@ -69,7 +102,7 @@ class Settings(Section):
     """For the URL in the status."""
     job_history_seconds: Annotated[int, Field(ge=60)] = 86400
     """Seconds that a finished Job is kept for its log."""
-    workers: Annotated[int, Field(ge=1, le=64)] = 8
+    workers: Annotated[int, Field(ge=1, le=64)] = 32
     """Models reconciled at once."""
     resync_seconds: Annotated[int, Field(ge=30)] = 600
     """Seconds between two full looks at every model, give or take a tenth."""
@@ -79,7 +112,7 @@ class Settings(Section):
 
     def defaults(self, compiler: Compiler) -> CompilerDefaults:
         """The defaults of a compiler."""
-        return self.compilers.get(compiler, CompilerDefaults())
+        return self.compilers.get(compiler) or _DEFAULTS.get(compiler) or CompilerDefaults()
 
 
 def load(path: Path | None = None) -> Settings:

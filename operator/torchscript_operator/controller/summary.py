@@ -12,6 +12,8 @@ from torchscript_operator.controller.model import Model
 from torchscript_operator.controller.rollout_plan import RolloutPlan
 
 Status = Literal["True", "False", "Unknown"]
+MOVING = {"Exporting": conditions.EXPORTING, "Verifying": conditions.VERIFYING}
+"""States of a target that a Job works on, and what that is called."""
 SERVICE_CONFLICT = "A Service of the model's name belongs to another object; rename the model or delete the Service."
 
 
@@ -48,17 +50,24 @@ def _source(writer: _Writer, exports: Sequence[ExportPlan]) -> None:
             writer.say(conditions.SOURCE_RESOLVED, "False", reason, export.message)
             return
     for export in exports:
-        if export.status.state == "Proven":
-            revision = export.status.source_revision or "the files' digest"
+        if export.compiled:
+            pending = export.status.pending if export.verifying else None
+            revision = (pending or export.status).source_revision or "the files' digest"
             writer.say(conditions.SOURCE_RESOLVED, "True", conditions.SUCCEEDED, f"The source resolved to {revision}.")
             return
     writer.say(conditions.SOURCE_RESOLVED, "Unknown", exports[0].reason, "The export Job has not reported the source.")
 
 
 def _compiled(writer: _Writer, exports: Sequence[ExportPlan]) -> None:
-    open_ = [export for export in exports if export.status.state != "Proven"]
+    open_ = [export for export in exports if not export.compiled]
     if not open_:
-        writer.say(conditions.COMPILED, "True", conditions.SUCCEEDED, _joined(export.message for export in exports))
+        told = [
+            f"{export.status.pending.key} is compiled."
+            if export.verifying and export.status.pending
+            else export.message
+            for export in exports
+        ]
+        writer.say(conditions.COMPILED, "True", conditions.SUCCEEDED, _joined(told))
     else:
         failed = [export for export in open_ if export.status.state == "Failed"]
         first = (failed or open_)[0]
@@ -83,8 +92,11 @@ def _parity(writer: _Writer, exports: Sequence[ExportPlan]) -> None:
         message = "Compiled outputs match eager ones within spec.parity, for every target, shape and output."
         writer.say(conditions.PARITY_VERIFIED, "True", conditions.SUCCEEDED, message)
     else:
-        reason = next(export.reason for export in exports if export.status.state != "Proven")
-        writer.say(conditions.PARITY_VERIFIED, "Unknown", reason, "No artifact of the present spec has been measured.")
+        first = next(export for export in exports if export.status.state != "Proven")
+        message = "No artifact of the present spec has been measured."
+        if first.verifying:
+            message = f"The model is compiled, but not yet compared with eager on the accelerator. {first.message}"
+        writer.say(conditions.PARITY_VERIFIED, "Unknown", first.reason, message)
 
 
 def _available(writer: _Writer, model: Model, rollouts: Sequence[RolloutPlan]) -> None:
@@ -128,14 +140,15 @@ def _progress(
     writer: _Writer, exports: Sequence[ExportPlan], rollouts: Sequence[RolloutPlan], *, service_conflict: bool
 ) -> None:
     """kstatus: Reconciling while something is under way, Stalled when only a person can help."""
-    moving = [export.message for export in exports if export.status.state == "Exporting"]
+    moving = [export.message for export in exports if export.status.state in MOVING]
     moving += [rollout.message for rollout in rollouts if rollout.busy]
     stuck = [(export.reason, export.message) for export in exports if export.status.state == "Failed"]
     stuck += [(rollout.reason, rollout.message) for rollout in rollouts if rollout.stuck]
     if service_conflict:
         stuck.append((conditions.NAME_CONFLICT, SERVICE_CONFLICT))
     if moving and not stuck:
-        reason = conditions.EXPORTING if any(e.status.state == "Exporting" for e in exports) else conditions.ROLLING_OUT
+        states = [export.status.state for export in exports]
+        reason = next((MOVING[state] for state in MOVING if state in states), conditions.ROLLING_OUT)
         writer.say(conditions.RECONCILING, "True", reason, _joined(moving))
     else:
         writer.say(conditions.RECONCILING, "False", conditions.SUCCEEDED, "Nothing is under way.")

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
@@ -23,6 +23,8 @@ class Architecture:
     """Positions that no token can take, such as those before RoBERTa's first one."""
     attention: str | None = None
     """Attention implementation; None leaves Transformers its own choice, which traces right when masks are passed."""
+    segments: int = 1
+    """Values that token_type_ids may have; 1 for models that do not read them."""
 
 
 THREE = INPUT_NAMES
@@ -38,6 +40,8 @@ ARCHITECTURES = {
         Architecture("xlm-roberta", TWO, position_offset=2),
         Architecture("camembert", TWO, position_offset=2),
         Architecture("mpnet", TWO, position_offset=2),
+        Architecture("deberta-v2", THREE),
+        Architecture("marian", TWO),
     )
 }
 
@@ -45,17 +49,21 @@ ARCHITECTURES = {
 def of_model(model: Any, tokenizer: Any) -> Architecture:
     """The declared architecture of a loaded model, or one made from its forward and its tokenizer.
 
+    Segments are left out where the config says that the model has none, as DeBERTa's usually does.
     WorkerError SOURCE_INVALID for a model that takes no token ids and attention mask.
     """
     known = ARCHITECTURES.get(model.config.model_type)
+    segments = getattr(model.config, "type_vocab_size", 1)
     if known is not None:
-        return known
+        return replace(known, inputs=known.inputs if segments else TWO, segments=max(1, segments))
     accepted = inspect.signature(model.forward).parameters
-    optional = [name for name in INPUT_NAMES[2:] if name in accepted and name in tokenizer.model_input_names]
+    optional = [
+        name for name in INPUT_NAMES[2:] if segments and name in accepted and name in tokenizer.model_input_names
+    ]
     if any(name not in accepted for name in TWO):
         message = f"{type(model).__name__} takes no input_ids with attention_mask, so it is not a text model."
         raise WorkerError(FailureReason.SOURCE_INVALID, message)
-    return Architecture(model.config.model_type, (*TWO, *optional))
+    return Architecture(model.config.model_type, (*TWO, *optional), segments=max(1, segments))
 
 
 def maximum_positions(config: Mapping[str, Any]) -> int | None:

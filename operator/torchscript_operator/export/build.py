@@ -1,31 +1,41 @@
 """The stages that need torch: load, trace, axes, parity, and the files of the artifact."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torchscript_operator.artifact import digest
+from torchscript_operator.artifact import digest, tolerances
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.golden import GoldenCase
-from torchscript_operator.artifact.manifest import Manifest, OutputParity
+from torchscript_operator.artifact.manifest import Candidate, CompilerReport, Manifest, OutputParity, Parity
 from torchscript_operator.artifact.parity import verdict
-from torchscript_operator.artifact.request import ExportRequest, Shape
-from torchscript_operator.export import architectures, package, tokenizer
+from torchscript_operator.artifact.pending import unproven
+from torchscript_operator.artifact.request import ExportRequest, Shape, Tolerances
+from torchscript_operator.artifact.threads import available_threads
+from torchscript_operator.export import architectures, compare, fastest, package, tokenizer
 from torchscript_operator.export.backends import Backend
-from torchscript_operator.export.compare import Pair, detect_axes, run_at
+from torchscript_operator.export.backends.torchscript import TorchScript
+from torchscript_operator.export.compare import AxisKinds, Case, Pair, Remembered, run_at
+from torchscript_operator.export.evidence import Evidence
 from torchscript_operator.export.inputs import SENTENCES, Batch, InputMaker
 from torchscript_operator.export.logs import Progress
 from torchscript_operator.export.model import Forward, LoadedModel, eager, load
-from torchscript_operator.export.package import ModelFile
+from torchscript_operator.export.package import Built, Compiled, ModelFile
+from torchscript_operator.export.precision import FIXED_FORMS, Form, linear_layers, lower
 from torchscript_operator.export.source import ResolvedSource
 from torchscript_operator.export.tasks import Task
 from torchscript_operator.export.untie import untie
 
 PROVENANCE_NAME = "torchscript-operator.json"
 """Extra file inside each compiled model that says where it came from."""
+REMEMBERED_BYTES = 32_000_000
+"""Eager answers kept in memory: the golden ones are needed twice."""
+REMEMBERED_SEARCH_BYTES = 512_000_000
+"""The same for a search, where every form is compared with all of them."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class Loaded:
     """The eager side, ready to compare with."""
 
     model: LoadedModel
+    tokenizer: tokenizer.LoadedTokenizer
     reference: Forward
     maker: InputMaker
     untied: int
@@ -59,33 +70,123 @@ class Builder:
         self._task = task
         self._backend = backend
         self._progress = progress
+        self._lowers = request.compilation.compiler == "torchscript"
+        self.evidence: Evidence | None = None
+        """What the report shows beside the figures; there once parity was measured."""
 
     def build(self, folder: Path, key: str, samples: Sequence[str], versions: Mapping[str, str]) -> Manifest:
         """Fill the folder. WorkerError with the class of whatever fails; a failed verdict is in the manifest."""
-        with self._progress.stage("load", "Loading the eager model"):
-            loaded_tokenizer = tokenizer.load(self._resolved.folder, (*SENTENCES, *samples))
-            loaded = self._load(loaded_tokenizer)
+        loaded = self.load(samples)
+        cases = self.golden(loaded)
         provenance = {PROVENANCE_NAME: digest.canonical_json({"key": key, "versions": dict(versions)}).decode()}
-        with self._progress.stage("trace", f"Compiling for {self._largest.name}"):
-            module = self._task.wrap(loaded.model.module, loaded.maker.input_names)
-            first = folder / package.model_name(None)
-            self._compile(loaded, module, self._largest, first, provenance)
-        with self._progress.stage("axes", "Finding out which axes are dynamic"):
-            limit = architectures.maximum_positions(self._config)
-            axes = detect_axes(self._pair(loaded, first), loaded.maker, self._largest, limit)
-            self._progress.say(f"The batch axis is {axes.batch}, the sequence axis is {axes.sequence}")
+        if self._searches:
+            make = partial(self._make, loaded, cases, samples, provenance)
+            sides = fastest.Sides(
+                self._task.wrap(loaded.model.module, loaded.maker.input_names),
+                loaded.reference,
+                loaded.maker,
+                self._task.outputs,
+                self._shapes,
+                self._tolerances(Form("int8")),
+            )
+            found = fastest.find(sides, self._request.compilation, make, folder, self._progress)
+            self.evidence = found.built.evidence
+            return self._manifest(
+                loaded, found.built, cases, key, versions, found.built.parity, found.threads, found.candidates
+            )
+        compiled = self.compile(loaded, self._form, folder, provenance)
+        if self._request.proof == "Deferred":
+            parity = unproven(self._tolerances(compiled.form))
+        else:
+            parity, self.evidence = self._prove(loaded, compiled, cases, samples)
+        return self._manifest(loaded, compiled, cases, key, versions, parity)
+
+    def _make(
+        self,
+        loaded: Loaded,
+        cases: Sequence[GoldenCase],
+        samples: Sequence[str],
+        provenance: Mapping[str, str],
+        form: Form,
+        folder: Path,
+    ) -> Built:
+        """A form with its proof."""
+        compiled = self.compile(loaded, form, folder, provenance)
+        parity, evidence = self._prove(loaded, compiled, cases, samples)
+        return Built(**vars(compiled), parity=parity, evidence=evidence)
+
+    def prove(self, folder: Path, manifest: Manifest, samples: Sequence[str]) -> Parity:
+        """Compare the files of an artifact that was compiled elsewhere with the eager model of the same source."""
+        loaded = self.load(samples)
+        models = tuple(
+            ModelFile(entry.name, entry.shape, entry.part) for entry in manifest.files if entry.role == "model"
+        )
+        compiled = Compiled(self._form, folder, models, AxisKinds("fixed", "fixed"))
+        parity, self.evidence = self._prove(loaded, compiled, self.golden(loaded), samples)
+        return parity
+
+    def load(self, samples: Sequence[str]) -> Loaded:
+        """The eager model, untied, with its tokenizer, computing with as many threads as the container may use."""
+        import torch  # noqa: PLC0415
+
+        with self._progress.stage("load", "Loading the eager model"):
+            torch.set_num_threads(available_threads())
+            loaded_tokenizer = tokenizer.load(self._resolved.folder, (*SENTENCES, *samples))
+            known = architectures.ARCHITECTURES.get(str(self._config["model_type"]))
+            attention = known.attention if known else None
+            model = load(self._resolved.folder, self._config, self._task, attention)
+            architecture = architectures.of_model(model.module, loaded_tokenizer)
+            maker = InputMaker(
+                loaded_tokenizer, architecture.inputs, model.vocabulary_size, self._task.texts, architecture.segments
+            )
+            reference = eager(model, self._task)
+            untied = self._untie(model, reference, maker)
+            room = REMEMBERED_SEARCH_BYTES if self._searches else REMEMBERED_BYTES
+            return Loaded(model, loaded_tokenizer, Remembered(reference, room), maker, untied)
+
+    def golden(self, loaded: Loaded) -> list[GoldenCase]:
+        """Eager's answers that every serving pod replays."""
+        budget = package.MAXIMUM_GOLDEN_BYTES // len(self._shapes)
+        with self._progress.stage("golden", "Recording eager's answers"):
+            batches = [loaded.maker.mixed(SENTENCES, shape) for shape in self._shapes]
+            return [package.golden_case(batch, loaded.reference, self._task.outputs, budget) for batch in batches]
+
+    def compile(self, loaded: Loaded, form: Form, folder: Path, provenance: Mapping[str, str]) -> Compiled:
+        """One file when its axes prove dynamic, else one for each bucket."""
+        wrapped = self._task.wrap(loaded.model.module, loaded.maker.input_names)
+        module = lower(wrapped, loaded.model.module, form) if self._lowers else wrapped
+        quantized = len(linear_layers(wrapped)) - len(form.kept_layers) if form.precision == "int8" else 0
+        backend = self._backend_of(form)
+        reports: list[CompilerReport] = []
+        trace = partial(self._trace, loaded, module, backend, provenance, reports)
+        first = folder / package.model_name(None)
+        if backend.fixed_shapes:
+            axes = AxisKinds("fixed", "fixed")
+        else:
+            with self._progress.stage("trace", f"Compiling for {self._largest.name}"):
+                trace(self._largest, first)
+            with self._progress.stage("axes", "Finding out which axes are dynamic"):
+                axes = self._detect_axes(loaded, module, form, first)
+                self._progress.say(f"The batch axis is {axes.batch}, the sequence axis is {axes.sequence}")
         models = [ModelFile(first.name, None)]
         if not axes.all_dynamic:
             with self._progress.stage("trace", f"Compiling for {len(self._shapes)} shapes"):
-                models = self._compile_each(loaded, module, folder, provenance)
-        with self._progress.stage("parity", "Comparing with eager"):
-            cases = self._golden(loaded)
-            outputs = self._compare(loaded, folder, models, cases, (*SENTENCES, *samples))
-            expected = [(output.name, shape.name) for shape in self._shapes for output in self._task.outputs]
-            parity = verdict(outputs, expected, self._request.parity)
-            self._progress.say(f"Parity: {parity.verdict} over {sum(output.rows for output in outputs)} rows")
+                models = self._compile_each(trace, folder)
+        return Compiled(form, folder, tuple(models), axes, tuple(reports), quantized)
+
+    def _manifest(
+        self,
+        loaded: Loaded,
+        compiled: Compiled,
+        cases: list[GoldenCase],
+        key: str,
+        versions: Mapping[str, str],
+        parity: Parity,
+        threads: int | None = None,
+        candidates: tuple[Candidate, ...] = (),
+    ) -> Manifest:
         with self._progress.stage("package", "Writing the files"):
-            package.write_small_files(folder, self._resolved.folder, loaded_tokenizer, cases)
+            package.write_small_files(compiled.folder, self._resolved.folder, loaded.tokenizer, cases)
             example = self._reference_at(loaded, loaded.maker.synthetic(Shape(batch=1, sequence=1), masked=False))
             return Manifest(
                 key=key,
@@ -93,89 +194,127 @@ class Builder:
                 task=self._request.task,
                 architecture=loaded.model.architecture,
                 compilation=self._request.compilation,
-                precision=self._request.compilation.precision,
+                precision=compiled.form.precision,
+                frozen=compiled.form.frozen,
+                kept_layers=compiled.form.kept_layers,
+                threads=threads,
+                candidates=candidates,
                 shapes=self._shapes,
-                inputs=package.input_specs(loaded.maker.input_names, axes, self._shapes),
-                outputs=package.output_specs(self._task.outputs, example, axes, self._shapes),
+                **self._specs(loaded, compiled, example),
                 pooling=self._task.pooling,
                 maximum_sequence=max(shape.sequence for shape in self._shapes),
                 untied_weights=loaded.untied,
-                files=package.entries(folder, models),
+                compiler_reports=compiled.reports or None,
+                files=package.entries(compiled.folder, compiled.models),
                 versions=dict(versions),
                 parity=parity,
             )
+
+    def _specs(self, loaded: Loaded, compiled: Compiled, example: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest's fields on tensors."""
+        return {
+            "inputs": package.input_specs(loaded.maker.input_names, compiled.axes, self._shapes),
+            "outputs": package.output_specs(self._task.outputs, example, compiled.axes, self._shapes),
+        }
+
+    @property
+    def _searches(self) -> bool:
+        """Whether the form is found by measuring."""
+        return self._lowers and self._request.compilation.precision not in FIXED_FORMS
+
+    @property
+    def _form(self) -> Form:
+        """The form of a fixed precision; other compilers than TorchScript lower by themselves."""
+        precision = self._request.compilation.precision
+        tolerances.default_of(self._request.compilation.compiler, precision)
+        return FIXED_FORMS[precision] if self._lowers else Form(FIXED_FORMS[precision].precision)
 
     @property
     def _largest(self) -> Shape:
         """The bucket with the most tokens: a trace is made at least as large as what will be fed."""
         return max(self._shapes, key=lambda shape: (shape.batch * shape.sequence, shape.sequence))
 
-    def _load(self, loaded_tokenizer: tokenizer.LoadedTokenizer) -> Loaded:
-        known = architectures.ARCHITECTURES.get(str(self._config["model_type"]))
-        attention = known.attention if known else None
-        loaded = load(self._resolved.folder, self._config, self._task, attention)
-        architecture = architectures.of_model(loaded.module, loaded_tokenizer)
-        maker = InputMaker(loaded_tokenizer, architecture.inputs, loaded.vocabulary_size)
-        found = Loaded(loaded, eager(loaded, self._task), maker, untied=0)
+    def _tolerances(self, form: Form) -> Tolerances:
+        return tolerances.resolve(self._request.parity, self._request.compilation.compiler, form.precision)
+
+    def _backend_of(self, form: Form) -> Backend:
+        return TorchScript(frozen=form.frozen) if self._lowers else self._backend
+
+    def _untie(self, model: LoadedModel, reference: Forward, maker: InputMaker) -> int:
+        """Untie, and prove that it changed nothing. WorkerError COMPILATION_FAILED when it did."""
         probe = maker.synthetic(Shape(batch=2, sequence=min(8, self._largest.sequence)), masked=True)
-        before = self._reference_at(found, probe)
-        untied = untie(loaded.module)
+        before = run_at(probe.shape, "The eager model", lambda: reference(probe.inputs))
+        untied = untie(model.module)
         if untied:
-            after = self._reference_at(found, probe)
+            after = run_at(probe.shape, "The eager model", lambda: reference(probe.inputs))
             if any(not np.array_equal(before[name], after[name], equal_nan=True) for name in before):
                 message = f"Untying {untied} shared weights changed the model's outputs."
                 raise WorkerError(FailureReason.COMPILATION_FAILED, message)
             self._progress.say(f"Untied {untied} shared weights")
-        return Loaded(loaded, found.reference, maker, untied)
+        return untied
 
-    def _compile(self, loaded: Loaded, module: Any, shape: Shape, file: Path, provenance: Mapping[str, str]) -> None:
+    @staticmethod
+    def _trace(
+        loaded: Loaded,
+        module: Any,
+        backend: Backend,
+        provenance: Mapping[str, str],
+        reports: list[CompilerReport],
+        shape: Shape,
+        file: Path,
+    ) -> None:
         """Trace with masks that hold zeros, so that no branch for full masks is recorded."""
         example = loaded.maker.synthetic(shape, masked=True)
-        arrays = [example.inputs[name] for name in loaded.maker.input_names]
-        self._backend.compile(module, arrays, file, provenance)
+        report = backend.compile(module, [example.inputs[name] for name in loaded.maker.input_names], file, provenance)
+        if report is not None:
+            reports.append(report)
 
-    def _compile_each(
-        self, loaded: Loaded, module: Any, folder: Path, provenance: Mapping[str, str]
-    ) -> list[ModelFile]:
+    def _compile_each(self, trace: Callable[[Shape, Path], None], folder: Path) -> list[ModelFile]:
         """One file for each bucket; the one traced already becomes that of its bucket."""
         for shape in self._shapes:
             file = folder / package.model_name(shape)
-            if shape == self._largest:
-                (folder / package.model_name(None)).replace(file)
+            traced = folder / package.model_name(None)
+            if shape == self._largest and traced.exists():
+                traced.replace(file)
             else:
-                self._compile(loaded, module, shape, file, provenance)
+                trace(shape, file)
         return [ModelFile(package.model_name(shape), shape) for shape in self._shapes]
 
-    def _golden(self, loaded: Loaded) -> list[GoldenCase]:
-        budget = package.MAXIMUM_GOLDEN_BYTES // len(self._shapes)
-        batches = [loaded.maker.mixed(SENTENCES, shape) for shape in self._shapes]
-        return [package.golden_case(batch, loaded.reference, self._task.outputs, budget) for batch in batches]
+    def _detect_axes(self, loaded: Loaded, module: Any, form: Form, file: Path) -> AxisKinds:
+        """Against eager, or against the lowered module before its trace where rounding would blur what a size does."""
+        plain = form.precision == "float32"
+        reference = loaded.reference if plain else fastest.forward_of(module, loaded.maker, self._task.outputs)
+        pair = Pair(reference, self._backend_of(form).load(file), loaded.maker.input_names, self._task.outputs)
+        bounds = compare.AXIS_TOLERANCES if plain else compare.LOWER_AXIS_TOLERANCES
+        limit = architectures.maximum_positions(self._config)
+        return compare.detect_axes(pair, loaded.maker, self._largest, limit, bounds)
 
-    def _compare(
-        self,
-        loaded: Loaded,
-        folder: Path,
-        models: Sequence[ModelFile],
-        cases: Sequence[GoldenCase],
-        texts: Sequence[str],
-    ) -> list[OutputParity]:
-        figures: list[OutputParity] = []
-        for file in models:
-            pair = self._pair(loaded, folder / file.name)
-            for shape in (file.shape,) if file.shape else self._shapes:
-                golden = [Batch(shape, case.inputs) for case in cases if case.name == shape.name]
-                batches = self._batches(loaded.maker, texts, shape)
-                figures += pair.measure((*golden, *batches), shape, self._request.parity)
-        return figures
+    def _prove(
+        self, loaded: Loaded, compiled: Compiled, cases: Sequence[GoldenCase], samples: Sequence[str]
+    ) -> tuple[Parity, Evidence]:
+        """Compare the files with eager at every bucket."""
+        bounds = self._tolerances(compiled.form)
+        with self._progress.stage("parity", "Comparing with eager"):
+            evidence = Evidence(loaded.tokenizer.tokenizer.decode)
+            outputs: list[OutputParity] = []
+            for file in compiled.models:
+                run = self._backend_of(compiled.form).load(compiled.folder / file.name)
+                pair = Pair(loaded.reference, run, loaded.maker.input_names, self._task.outputs)
+                for shape in (file.shape,) if file.shape else self._shapes:
+                    batches = self._cases(loaded.maker, cases, (*SENTENCES, *samples), shape)
+                    outputs += pair.measure(batches, shape, bounds, evidence)
+            expected = [(output.name, shape.name) for shape in self._shapes for output in self._task.outputs]
+            parity = verdict(outputs, expected, bounds)
+            self._progress.say(f"Parity: {parity.verdict} over {sum(output.rows for output in outputs)} rows")
+        return parity, evidence
 
     @staticmethod
-    def _batches(maker: InputMaker, texts: Sequence[str], shape: Shape) -> Iterator[Batch]:
-        yield from maker.of_texts(texts, shape)
-        yield maker.synthetic(shape, masked=True)
-        yield maker.synthetic(shape, masked=False)
-
-    def _pair(self, loaded: Loaded, file: Path) -> Pair:
-        return Pair(loaded.reference, self._backend.load(file), loaded.maker.input_names, self._task.outputs)
+    def _cases(maker: InputMaker, golden: Sequence[GoldenCase], texts: Sequence[str], shape: Shape) -> Iterator[Case]:
+        yield from (
+            Case("texts and random tokens", Batch(shape, case.inputs)) for case in golden if case.name == shape.name
+        )
+        yield from (Case("texts", batch) for batch in maker.of_texts(texts, shape))
+        yield from (Case("random tokens", maker.synthetic(shape, masked=masked)) for masked in (True, False))
 
     @staticmethod
     def _reference_at(loaded: Loaded, batch: Batch) -> Mapping[str, Any]:

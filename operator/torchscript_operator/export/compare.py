@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.manifest import OutputParity
-from torchscript_operator.artifact.parity import Comparison
+from torchscript_operator.artifact.parity import Compared, Outputs
 from torchscript_operator.artifact.request import Shape, Tolerances
 from torchscript_operator.export.backends import Compiled
+from torchscript_operator.export.evidence import Evidence, Origin
 from torchscript_operator.export.inputs import Batch, InputMaker
 from torchscript_operator.export.memory import is_out_of_memory
 from torchscript_operator.export.model import Forward, first_line
@@ -23,6 +25,13 @@ AXIS_TOLERANCES = Tolerances(
     minimum_agreement="0",
 )
 """Bounds for calling an axis dynamic. Not the user's: a wide gate must not make a wrong size look right."""
+LOWER_AXIS_TOLERANCES = Tolerances(
+    absolute_tolerance="0.25",
+    relative_tolerance="0.05",
+    minimum_cosine_similarity="0.999",
+    minimum_agreement="0",
+)
+"""The same for lower precisions, against the lowered model before tracing: rounding differs, a wrong size does more."""
 STEP = 5
 """Tokens more and less than the traced length; odd, so that no multiple of a block size hides a fault."""
 
@@ -40,6 +49,38 @@ class AxisKinds:
         return self.batch == self.sequence == "dynamic"
 
 
+@dataclass(frozen=True)
+class Case:
+    """A batch that parity is measured on."""
+
+    origin: Origin
+    batch: Batch
+
+
+class Remembered:
+    """A forward pass that keeps its answers while they fit: several forms are compared with one eager model."""
+
+    def __init__(self, forward: Forward, room_bytes: int) -> None:
+        """Wrap a forward pass; the first answers fill the room."""
+        self._forward = forward
+        self._room = room_bytes
+        self._answers: dict[str, Mapping[str, NDArray[Any]]] = {}
+
+    def __call__(self, inputs: Arrays) -> Mapping[str, NDArray[Any]]:
+        """Input name to array in, output name to array out; the arrays must not be written to."""
+        key = digest.of_value(
+            [[name, list(array.shape), digest.of_bytes(array.tobytes())] for name, array in inputs.items()]
+        )
+        if key not in self._answers:
+            answer = self._forward(inputs)
+            size = sum(array.nbytes for array in answer.values())
+            if size > self._room:
+                return answer
+            self._room -= size
+            self._answers[key] = answer
+        return self._answers[key]
+
+
 class Pair:
     """An eager model and one compiled file of it."""
 
@@ -52,25 +93,27 @@ class Pair:
         self._input_names = tuple(input_names)
         self._outputs = tuple(outputs)
 
-    def measure(self, batches: Iterable[Batch], shape: Shape, tolerances: Tolerances) -> list[OutputParity]:
+    def measure(
+        self, cases: Iterable[Case], shape: Shape, tolerances: Tolerances, evidence: Evidence | None = None
+    ) -> list[OutputParity]:
         """Compare all outputs over batches of one bucket. WorkerError SHAPE_ERROR when either does not run there."""
-        comparisons = {
-            output.name: Comparison(output.name, shape.name, tolerances, scores=output.scores)
-            for output in self._outputs
-        }
-        for batch in batches:
-            expected = run_at(shape, "The eager model", lambda: self._reference(batch.inputs))  # noqa: B023
-            actual = run_at(shape, "The compiled model", lambda: self._run(batch.inputs))  # noqa: B023
-            for output in self._outputs:
-                mask = output.mask(batch.inputs["attention_mask"])
-                comparisons[output.name].add(expected.get(output.name), actual.get(output.name), mask)
-        return [comparison.result() for comparison in comparisons.values()]
+        found = Outputs(compared(self._outputs), shape.name, tolerances)
+        for case in cases:
+            inputs = case.batch.inputs
+            expected = run_at(shape, "The eager model", lambda: self._reference(inputs))  # noqa: B023
+            actual = run_at(shape, "The compiled model", lambda: self._run(inputs))  # noqa: B023
+            masks = {output.name: output.mask(inputs["attention_mask"]) for output in self._outputs}
+            found.add(expected, actual, masks)
+            if evidence is not None:
+                for name, mask in masks.items():
+                    evidence.add(name, shape, case.origin, inputs, expected.get(name), actual.get(name), mask)
+        return found.results()
 
     def same_values(self, batches: Iterable[Batch], tolerances: Tolerances = AXIS_TOLERANCES) -> bool:
         """Whether the compiled model runs on all batches and gives eager's values."""
         for batch in batches:
             try:
-                figures = self.measure([batch], batch.shape, tolerances)
+                figures = self.measure([Case("random tokens", batch)], batch.shape, tolerances)
             except WorkerError:
                 return False
             if not all(figure.passed for figure in figures):
@@ -84,7 +127,18 @@ class Pair:
         return {output.name: array for output, array in zip(self._outputs, arrays, strict=True)}
 
 
-def detect_axes(pair: Pair, maker: InputMaker, traced: Shape, maximum_sequence: int | None) -> AxisKinds:
+def compared(outputs: Iterable[Output]) -> list[Compared]:
+    """A task's outputs as the gate compares them."""
+    return [Compared(output.name, output.agreement) for output in outputs]
+
+
+def detect_axes(
+    pair: Pair,
+    maker: InputMaker,
+    traced: Shape,
+    maximum_sequence: int | None,
+    tolerances: Tolerances = AXIS_TOLERANCES,
+) -> AxisKinds:
     """Run the saved file at sizes around the traced ones. An axis that no other size could be tried on is fixed.
 
     Both axes are tried together first and at small sizes, since most models pass; only a failure is looked into.
@@ -97,19 +151,21 @@ def detect_axes(pair: Pair, maker: InputMaker, traced: Shape, maximum_sequence: 
     if lengths:
         shapes = [Shape(batch=count, sequence=length) for count in (1, 3) for length in lengths]
         shapes.append(Shape(batch=traced.batch + 1, sequence=max(1, min(traced.sequence // 4, *lengths))))
-        if pair.same_values(maker.synthetic(shape, masked=shape.batch > 1) for shape in shapes):
+        if pair.same_values((maker.synthetic(shape, masked=shape.batch > 1) for shape in shapes), tolerances):
             return AxisKinds("dynamic", "dynamic")
     batch = [Shape(batch=count, sequence=traced.sequence) for count in counts]
     sequence = [Shape(batch=traced.batch, sequence=length) for length in sorted(lengths)]
     return AxisKinds(
-        batch=_kind(pair, maker, batch),
-        sequence=_kind(pair, maker, sequence) if sequence else "fixed",
+        batch=_kind(pair, maker, batch, tolerances),
+        sequence=_kind(pair, maker, sequence, tolerances) if sequence else "fixed",
     )
 
 
-def _kind(pair: Pair, maker: InputMaker, shapes: Sequence[Shape]) -> Literal["fixed", "dynamic"]:
+def _kind(
+    pair: Pair, maker: InputMaker, shapes: Sequence[Shape], tolerances: Tolerances
+) -> Literal["fixed", "dynamic"]:
     batches = (maker.synthetic(shape, masked=masked) for shape in shapes for masked in (True, False))
-    return "dynamic" if pair.same_values(batches) else "fixed"
+    return "dynamic" if pair.same_values(batches, tolerances) else "fixed"
 
 
 def run_at(shape: Shape, what: str, run: Callable[[], Mapping[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:

@@ -20,6 +20,7 @@ READ = (
     *WEIGHTS,
     *TOKENIZERS,
     "tokenizer_config.json",
+    "generation_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "merges.txt",

@@ -1,7 +1,7 @@
 """What parity is measured on: built-in sentences, the user's samples, and seeded synthetic ids, at every bucket."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.request import Samples, Shape
-from torchscript_operator.export.tokenizer import LoadedTokenizer
+from torchscript_operator.export.tasks.base import TextStyle
+from torchscript_operator.export.tokenizer import MASK_ID, LoadedTokenizer
 
 SENTENCES = (
     "Hello.",
@@ -54,6 +55,10 @@ class InputMaker:
     loaded: LoadedTokenizer
     input_names: tuple[str, ...]
     vocabulary_size: int
+    style: TextStyle = field(default_factory=TextStyle)
+    """How the task reads texts."""
+    segments: int = 1
+    """Values that token_type_ids may have."""
 
     def of_texts(self, texts: Sequence[str], shape: Shape) -> Iterator[Batch]:
         """Batches that hold every text once, cut to the bucket; the last is filled up from the start."""
@@ -76,6 +81,11 @@ class InputMaker:
             message = f"The model's vocabulary of {self.vocabulary_size} tokens has nothing but special ones."
             raise WorkerError(FailureReason.SOURCE_INVALID, message)
         rows = [(generator.choice(allowed, size=int(length)).tolist(), [0] * int(length)) for length in lengths]
+        if self.style.pairs != "never" and self.segments > 1:
+            cuts = generator.integers(0, lengths, endpoint=True)
+            rows = [
+                (ids, [0] * int(cut) + [1] * (len(ids) - int(cut))) for (ids, _), cut in zip(rows, cuts, strict=True)
+            ]
         return self._batch(rows, shape)
 
     def mixed(self, texts: Sequence[str], shape: Shape) -> Batch:
@@ -89,16 +99,37 @@ class InputMaker:
     def _rows(self, texts: Sequence[str], limit: int) -> list[tuple[list[int], list[int]]]:
         """Ids and types of each text, cut to the limit as a server cuts it: special tokens are kept."""
         tokenizer = self.loaded.tokenizer
-        room_for_text = limit > tokenizer.num_special_tokens_to_add(is_pair=False)
+        room_for_text = limit > tokenizer.num_special_tokens_to_add(is_pair=self.style.pairs != "never") + 1
         if room_for_text:
             tokenizer.enable_truncation(max_length=limit)
         try:
-            encodings = tokenizer.encode_batch(list(texts))
+            encodings = tokenizer.encode_batch(self._styled(texts))
         finally:
             tokenizer.no_truncation()
         rows = [(list(encoding.ids[:limit]), list(encoding.type_ids[:limit])) for encoding in encodings]
+        if self.style.mask:
+            rows = [(self._masked(ids), types) for ids, types in rows]
         # A text without a single token has nothing to compare.
         return [row for row in rows if row[0]]
+
+    def _styled(self, texts: Sequence[str]) -> list[str | tuple[str, str]]:
+        """Texts, or pairs of a text with the one after it, as the task reads them."""
+        every = {"never": 0, "some": 2, "always": 1}[self.style.pairs]
+        return [
+            (text, texts[(index + 1) % len(texts)]) if every and index % every == every - 1 else text
+            for index, text in enumerate(texts)
+        ]
+
+    def _masked(self, ids: list[int]) -> list[int]:
+        """Ids with the mask token in the middle. WorkerError TASK_MISMATCH when the tokenizer has none."""
+        mask = self.loaded.facts.get(MASK_ID)
+        if mask is None:
+            message = "The source's tokenizer has no mask token, which the task fill-mask needs."
+            raise WorkerError(FailureReason.TASK_MISMATCH, message)
+        places = [place for place, token in enumerate(ids) if token not in self.loaded.special_ids]
+        if places:
+            ids[places[len(places) // 2]] = mask
+        return ids
 
     def _batch(self, rows: Sequence[tuple[list[int], list[int]]], shape: Shape) -> Batch:
         inputs = {name: np.zeros((shape.batch, shape.sequence), dtype=np.int64) for name in self.input_names}

@@ -7,6 +7,7 @@ from typing import Any
 
 from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.request import ExportRequest
+from torchscript_operator.export.precision import processor_features
 
 KEY_VERSION = 1
 """Raise when the export itself changes what it writes for the same request."""
@@ -43,4 +44,10 @@ def of_export(request: ExportRequest, files_digest: str, samples_digest: str, kn
         "versions": dict(known_versions),
         "machine": platform.machine(),
     }
+    if request.compilation.precision == "auto":
+        # What is fastest, and what can be had at all, is the processor's to say.
+        value["processor"] = list(processor_features())
+    if request.proof is not None:
+        # A compiler that has no device may compile otherwise.
+        value["proof"] = request.proof
     return digest.of_value(value)

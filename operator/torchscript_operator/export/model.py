@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.export.memory import is_out_of_memory
-from torchscript_operator.export.tasks import Arrays, Task, forward_options
+from torchscript_operator.export.tasks import Arrays, Task, forward_options, of_architecture
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +46,7 @@ def load(folder: Path, config: Mapping[str, Any], task: Task, attention: str | N
     loaded_config = _load_config(folder, config)
     auto_class = getattr(transformers, task.auto_class)
     model_class = _model_class(auto_class, loaded_config, task)
+    _check_declared(loaded_config, task, model_class)
     options: dict[str, Any] = dict(task.load_options(model_class))
     if attention is not None:
         options["attn_implementation"] = attention
@@ -56,9 +57,8 @@ def load(folder: Path, config: Mapping[str, Any], task: Task, attention: str | N
                 folder,
                 config=loaded_config,
                 local_files_only=True,
-                use_safetensors=True,
                 output_loading_info=True,
-                **{_dtype_keyword(transformers.__version__): torch.float32},
+                **loading_options(transformers.__version__, torch.float32),
                 **options,
             )
     except Exception as error:
@@ -80,7 +80,8 @@ def eager(model: LoadedModel, task: Task) -> Forward:
     options = forward_options(model.module)
 
     def forward(inputs: Arrays) -> Mapping[str, NDArray[Any]]:
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
+        arranged = task.arrange(inputs)
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arranged.items()}
         with torch.no_grad():
             answer = model.module(**tensors, **options, return_dict=True)
         return task.reference(answer, inputs)
@@ -111,7 +112,7 @@ def _load_config(folder: Path, config: Mapping[str, Any]) -> Any:
 
 def _model_class(auto_class: Any, config: Any, task: Task) -> Any:
     """The class behind an auto class. WorkerError TASK_MISMATCH when the architecture has none for the task."""
-    if config.is_encoder_decoder or type(config) not in auto_class._model_mapping:  # noqa: SLF001
+    if config.is_encoder_decoder != task.encoder_decoder or type(config) not in auto_class._model_mapping:  # noqa: SLF001
         message = f"A {config.model_type!r} model has no head for task {task.name!r}."
         raise WorkerError(FailureReason.TASK_MISMATCH, message)
     found = auto_class._model_mapping[type(config)]  # noqa: SLF001
@@ -119,6 +120,17 @@ def _model_class(auto_class: Any, config: Any, task: Task) -> Any:
         named = [choice for choice in found if choice.__name__ in (config.architectures or ())]
         found = (named or found)[0]
     return found
+
+
+def _check_declared(config: Any, task: Task, model_class: Any) -> None:
+    """Compare the task with config.json, since some heads have the same weights' names and mean other things."""
+    declared = tuple(config.architectures or ())
+    if not task.heads or not declared or model_class.__name__ in declared or declared[0].endswith(task.heads):
+        return
+    of = of_architecture(declared[0])
+    made_for = f", made for the task {of!r}" if of else ", which has no head"
+    message = f"The source's config.json says {declared[0]}{made_for}: it has no trained head for task {task.name!r}."
+    raise WorkerError(FailureReason.TASK_MISMATCH, message)
 
 
 def _check_complete(report: Mapping[str, Any], task: Task, model_class: str) -> None:
@@ -141,9 +153,12 @@ def _vocabulary_size(module: Any) -> int:
         raise WorkerError(FailureReason.SOURCE_INVALID, message) from error
 
 
-def _dtype_keyword(version: str) -> str:
+def loading_options(version: str, dtype: Any) -> dict[str, Any]:
+    """Keywords of from_pretrained that ask for a dtype and for safetensors, in the words of a Transformers version."""
     major, minor = (int(part) for part in version.split(".")[:2])
-    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+    options = {"dtype" if (major, minor) >= (4, 56) else "torch_dtype": dtype}
+    # Older ones hand an unknown keyword to the model; they take safetensors first, and a source without is refused.
+    return options | ({"use_safetensors": True} if (major, minor) >= (4, 28) else {})
 
 
 def _quieten() -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from torchscript_operator.artifact import digest, golden
 from torchscript_operator.artifact.golden import GOLDEN_NAME, GoldenCase
-from torchscript_operator.artifact.manifest import Axis, FileEntry, TensorSpec
+from torchscript_operator.artifact.manifest import Axis, CompilerReport, FileEntry, Parity, TensorSpec
 from torchscript_operator.artifact.request import Shape
 from torchscript_operator.export import tokenizer
 from torchscript_operator.export.compare import AxisKinds, run_at
+from torchscript_operator.export.evidence import Evidence
 from torchscript_operator.export.inputs import Batch
 from torchscript_operator.export.model import Forward
+from torchscript_operator.export.precision import Form
 from torchscript_operator.export.tasks import Output
+from torchscript_operator.export.tasks.base import AxisName
 from torchscript_operator.export.tokenizer import LoadedTokenizer
 
 MAXIMUM_GOLDEN_BYTES = 10_000_000
@@ -33,22 +36,65 @@ class ModelFile:
     name: str
     shape: Shape | None
     """The bucket that it was made for; None when it serves all."""
+    part: str | None = None
+    """Which part of an artifact of several modules it is."""
 
 
-def model_name(shape: Shape | None) -> str:
-    """model.pt, or model-b8-s128.pt for one bucket."""
-    return "model.pt" if shape is None else f"model-{shape.name}.pt"
+@dataclass(frozen=True)
+class Compiled:
+    """A form's files on disk."""
+
+    form: Form
+    folder: Path
+    models: tuple[ModelFile, ...]
+    axes: AxisKinds
+    reports: tuple[CompilerReport, ...] = ()
+    """What compilers that work in parts say they did, a file each."""
+    quantized_layers: int = 0
+
+
+@dataclass(frozen=True)
+class Built(Compiled):
+    """The same with its proof."""
+
+    parity: Parity = field(kw_only=True)
+    evidence: Evidence = field(kw_only=True)
+
+
+def model_name(shape: Shape | None, part: str = "model") -> str:
+    """model.pt, or model-b8-s128.pt for one bucket; in place of `model` the name of one of several parts."""
+    return f"{part}.pt" if shape is None else f"{part}-{shape.name}.pt"
 
 
 def golden_case(batch: Batch, reference: Forward, outputs: Sequence[Output], budget_bytes: int) -> GoldenCase:
-    """Eager's answer to a batch; outputs are kept while they fit the budget, the smallest always."""
+    """Eager's answer to a batch; outputs are kept while they fit the budget, the smallest always.
+
+    Where even that one does not fit, as scores of a large vocabulary do not, the batch is made smaller.
+    """
     answer = run_at(batch.shape, "The eager model", lambda: reference(batch.inputs))
     arrays = {output.name: np.asarray(answer[output.name], dtype=np.float32) for output in outputs}
+    smallest = min(array.nbytes for array in arrays.values())
+    smaller = _smaller(batch, smallest / budget_bytes)
+    if smaller is not None:
+        return golden_case(smaller, reference, outputs, budget_bytes)
     kept: dict[str, NDArray[np.float32]] = {}
     for name, array in sorted(arrays.items(), key=lambda item: (item[1].nbytes, item[0])):
         if not kept or sum(other.nbytes for other in kept.values()) + array.nbytes <= budget_bytes:
             kept[name] = array
     return GoldenCase(batch.shape.name, batch.inputs, kept)
+
+
+def _smaller(batch: Batch, excess: float) -> Batch | None:
+    """A batch with fewer rows or, when there is but one, tokens, as many times fewer as are too many; None if it fits.
+
+    Other sizes than the bucket's need no other file: whoever replays them pads them to the bucket.
+    """
+    count, length = batch.inputs["attention_mask"].shape
+    if excess <= 1 or (count, length) == (1, 1):
+        return None
+    rows = max(1, int(count / excess))
+    tokens = length if count > 1 else max(1, int(length / excess))
+    return Batch(batch.shape, {name: array[:rows, :tokens] for name, array in batch.inputs.items()})
 
 
 def write_small_files(folder: Path, source: Path, loaded: LoadedTokenizer, cases: list[GoldenCase]) -> None:
@@ -66,7 +112,7 @@ def entries(folder: Path, models: Iterable[ModelFile]) -> tuple[FileEntry, ...]:
         ("config.json", "config"),
         (GOLDEN_NAME, "golden"),
     )
-    found = [_entry(folder, model.name, "model", model.shape) for model in models]
+    found = [_entry(folder, model.name, "model", model.shape, model.part) for model in models]
     return (*found, *(_entry(folder, name, role, None) for name, role in small))
 
 
@@ -86,14 +132,13 @@ def output_specs(
             name=output.name,
             dtype=DATATYPES[example[output.name].dtype.name],
             axes=_axes(output.axes, axes, shapes, example[output.name].shape[-1]),
+            agreement=output.agreement,
         )
         for output in outputs
     )
 
 
-def _axes(
-    names: Sequence[Literal["batch", "sequence", "feature"]], kinds: AxisKinds, shapes: Sequence[Shape], width: int
-) -> tuple[Axis, ...]:
+def _axes(names: Sequence[AxisName], kinds: AxisKinds, shapes: Sequence[Shape], width: int) -> tuple[Axis, ...]:
     sizes = {
         "batch": {shape.batch for shape in shapes},
         "sequence": {shape.sequence for shape in shapes},
@@ -110,7 +155,13 @@ def _axes(
 
 
 def _entry(
-    folder: Path, name: str, role: Literal["model", "tokenizer", "config", "golden"], shape: Shape | None
+    folder: Path,
+    name: str,
+    role: Literal["model", "tokenizer", "config", "golden"],
+    shape: Shape | None,
+    part: str | None = None,
 ) -> FileEntry:
     path = folder / name
-    return FileEntry(name=name, role=role, sha256=digest.of_file(path), size_bytes=path.stat().st_size, shape=shape)
+    return FileEntry(
+        name=name, role=role, sha256=digest.of_file(path), size_bytes=path.stat().st_size, shape=shape, part=part
+    )

@@ -7,14 +7,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchscript_operator.artifact import request as requests
+from torchscript_operator.artifact import tolerances
 from torchscript_operator.artifact.failures import CLASSES, FailureReason, WorkerError
 from torchscript_operator.artifact.logs import redact, secrets
 from torchscript_operator.artifact.manifest import Manifest, Parity
-from torchscript_operator.artifact.outcome import ArtifactReference, ExportOutcome, Failure, ParitySummary
+from torchscript_operator.artifact.outcome import (
+    ArtifactReference,
+    CandidateSummary,
+    ExportOutcome,
+    Failure,
+    ParitySummary,
+)
 from torchscript_operator.artifact.parity import Bounds, describe, worst_first
+from torchscript_operator.artifact.pending import find_pending, publish_pending
 from torchscript_operator.artifact.request import ExportRequest
 from torchscript_operator.artifact.store import Credentials, Store, find_complete, open_store, publish
 from torchscript_operator.export import architectures, backends, files, inputs, key, report, source, tasks
@@ -22,6 +30,10 @@ from torchscript_operator.export.backends import Backend
 from torchscript_operator.export.logs import LOGGER, Progress
 from torchscript_operator.export.memory import is_out_of_memory
 from torchscript_operator.export.source import ResolvedSource
+from torchscript_operator.export.tasks import Task
+
+if TYPE_CHECKING:
+    from torchscript_operator.export.evidence import Evidence
 
 
 @dataclass
@@ -32,8 +44,10 @@ class Known:
     source_revision: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     artifact: ArtifactReference | None = None
+    pending: ArtifactReference | None = None
     parity: ParitySummary | None = None
     precision: str | None = None
+    candidates: tuple[CandidateSummary, ...] = ()
     cache_hit: bool = False
 
 
@@ -57,7 +71,9 @@ def run(request: ExportRequest, environment: Mapping[str, str], scratch: Path) -
         key=known.key,
         source_revision=known.source_revision,
         artifact=known.artifact,
+        pending=known.pending,
         precision=known.precision,
+        candidates=known.candidates,
         parity=known.parity,
         versions=known.versions,
         duration_seconds=round(time.monotonic() - started),
@@ -96,11 +112,15 @@ class _Export:
 
     def run(self) -> None:
         """Resolve, look for a finished artifact, and make one if there is none."""
-        Bounds.parse(self._request.parity)
-        backend = backends.find(self._request.compilation)
+        _check_tolerances(self._request)
+        deferred = self._request.proof == "Deferred" and self._request.pending is None
+        backend = backends.find(self._request.compilation, device_absent=deferred)
         task_class = tasks.find(self._request.task)
         credentials = Credentials.from_environment(requests.ARTIFACT_CREDENTIALS_PREFIX, self._environment)
         store = open_store(self._request.store, credentials)
+        if self._request.pending is not None:
+            self._verify(store, task_class, backend)
+            return
         with self._progress.stage("resolve", "Reading the source"):
             resolved = source.resolve(self._request.source, self._scratch, self._environment)
             samples = inputs.read_samples(self._request.samples)
@@ -108,18 +128,37 @@ class _Export:
             self._check_shapes(config)
             task = task_class.of_folder(resolved.folder)
             artifact_key = self._identify(resolved, samples, backend)
-            if self._is_cached(store, artifact_key):
+            if self._is_cached(store, artifact_key) or (deferred and self._is_compiled(store, artifact_key)):
                 return
         # Torch and Transformers take seconds to import, which a bad source or a finished artifact need not wait for.
-        from torchscript_operator.export.build import Builder  # noqa: PLC0415
+        from torchscript_operator.export.generation import builder_of  # noqa: PLC0415
 
-        builder = Builder(self._request, self._shapes, resolved, config, task, backend, self._progress)
+        builder = builder_of(task)(self._request, self._shapes, resolved, config, task, backend, self._progress)
         folder = self._scratch / "artifact"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         manifest = builder.build(folder, artifact_key, samples, self._known.versions)
-        self._known.precision = manifest.precision
-        self._upload(store, manifest, folder, len(samples))
+        self._know(manifest)
+        if deferred:
+            with self._progress.stage("upload", f"Uploading to {store.uri}, to be proven"):
+                self._known.pending = publish_pending(store, manifest, folder)
+                self._progress.know(digest=self._known.pending.digest)
+            return
+        self._upload(store, manifest, folder, len(samples), builder.evidence)
+
+    def _verify(self, store: Store, task_class: type[Task], backend: Backend) -> None:
+        """Prove what another Job compiled, where the device is, and publish it."""
+        from torchscript_operator.export.verify import Verifier  # noqa: PLC0415
+
+        verifier = Verifier(self._request, store, self._scratch, self._environment, self._progress)
+        compiled = verifier.fetch()
+        self._known.key, self._known.versions = compiled.manifest.key, dict(compiled.manifest.versions)
+        self._known.source_revision = compiled.manifest.source.revision or compiled.manifest.source.files_digest
+        self._known.precision = compiled.manifest.precision
+        self._progress.know(key=compiled.manifest.key)
+        if not self._is_cached(store, compiled.manifest.key):
+            proven = verifier.prove(compiled, task_class, backend)
+            self._upload(store, proven.manifest, compiled.folder, proven.samples, proven.evidence)
 
     def _check_shapes(self, config: Mapping[str, Any]) -> None:
         limit = architectures.maximum_positions(config)
@@ -150,12 +189,25 @@ class _Export:
         self._progress.say(f"The artifact is there already, with digest {reference.digest}")
         return True
 
-    def _upload(self, store: Store, manifest: Manifest, folder: Path, samples: int) -> None:
+    def _is_compiled(self, store: Store, artifact_key: str) -> bool:
+        """Whether the key is compiled and waits for its proof."""
+        compiled = find_pending(store, artifact_key)
+        if compiled is None:
+            return False
+        manifest, self._known.pending = compiled
+        self._known.precision = manifest.precision
+        self._known.cache_hit = True
+        self._progress.say(f"The model is compiled already, with digest {self._known.pending.digest}")
+        return True
+
+    def _upload(
+        self, store: Store, manifest: Manifest, folder: Path, samples: int, evidence: "Evidence | None" = None
+    ) -> None:
         """Upload the report, then the artifact; a failed verdict under Enforce stops after the report."""
         passed = manifest.parity.verdict == "Passed"
         published = passed or self._request.parity.policy == "Warn"
         with self._progress.stage("upload", f"Uploading to {store.uri}"):
-            written = report.Report(manifest, published, samples, self._progress.seconds)
+            written = report.Report(manifest, published, samples, self._progress.seconds, evidence)
             store.write_bytes(f"{manifest.key}/{report.JSON_NAME}", written.to_json())
             store.write_bytes(f"{manifest.key}/{report.HTML_NAME}", written.to_html())
             uri = f"{store.uri}/{manifest.key}/{report.HTML_NAME}"
@@ -169,11 +221,23 @@ class _Export:
         if not passed:
             self._progress.warn("Parity failed, and the artifact was published because the policy is Warn")
 
+    def _know(self, manifest: Manifest) -> None:
+        self._known.precision = manifest.precision
+        self._known.candidates = tuple(CandidateSummary.of(candidate) for candidate in manifest.candidates)
+
     def _finish(self, manifest: Manifest, reference: ArtifactReference, report_uri: str | None) -> None:
         self._known.artifact = reference
-        self._known.precision = manifest.precision
+        self._know(manifest)
         self._known.parity = _summary(manifest.parity, report_uri)
         self._progress.know(digest=reference.digest)
+
+
+def _check_tolerances(request: ExportRequest) -> None:
+    """Refuse bounds that are no numbers before anything else is done. WorkerError INVALID_REQUEST."""
+    compiler, precision = request.compilation.compiler, request.compilation.precision
+    measured = ("float32", "bfloat16", "int8") if (compiler, precision) == ("torchscript", "auto") else (precision,)
+    for name in measured:
+        Bounds.parse(tolerances.resolve(request.parity, compiler, name))
 
 
 def _summary(parity: Parity, report_uri: str | None) -> ParitySummary:

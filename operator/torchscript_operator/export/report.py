@@ -1,37 +1,38 @@
-"""The parity report for people: report.json, and report.html, which needs nothing but a browser.
+"""The parity report: report.json for programs, and report.html for people, which needs nothing but a browser.
 
 Reports hold timings, so they differ between two runs of one key. That is why they lie beside the artifact, at
 `<key>/report.json` and `<key>/report.html`, and are no files of its manifest, whose digest has to be reproducible.
 """
 
-import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torchscript_operator.artifact.failures import CLASSES, FailureReason
-from torchscript_operator.artifact.manifest import Manifest
+from torchscript_operator.artifact import tolerances
+from torchscript_operator.artifact.failures import CLASSES, FailureReason, WorkerError
+from torchscript_operator.artifact.manifest import Manifest, OutputParity
 from torchscript_operator.artifact.parity import describe, worst_first
+from torchscript_operator.artifact.request import Tolerances
+
+if TYPE_CHECKING:
+    from torchscript_operator.export.evidence import Evidence
 
 JSON_NAME = "report.json"
 HTML_NAME = "report.html"
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --paper: #ffffff; --line: #d8dce0; --soft: #60666c;
-  --good: #18794e; --bad: #c62a2f; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #eceef0; --paper: #16181a; --line: #34383c; --soft: #9aa1a8; --good: #4cc38a; --bad: #ff8589; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 68rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 500; }
-td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
-.soft { color: var(--soft); }
-"""
+
+@dataclass(frozen=True)
+class Bound:
+    """One bound of the gate, and what was found."""
+
+    name: str
+    allowed: str
+    found: str
+    kept: bool | None
+    """None where it cannot be told from the figures alone."""
+    origin: str
+    """Where the bound comes from: the spec, or the default of the precision."""
 
 
 @dataclass(frozen=True)
@@ -45,56 +46,50 @@ class Report:
     """Texts of the user that were compared."""
     seconds: Mapping[str, float]
     """Seconds of each stage so far."""
+    evidence: "Evidence | None" = None
+    """How differences are distributed, and the worst inputs; absent where nothing could be compared."""
 
     def to_json(self) -> bytes:
-        """Encode report.json: the manifest with its figures, and what the manifest leaves out."""
+        """Encode report.json: the answer, the manifest with its figures, and what the manifest leaves out."""
+        evidence = self.evidence
         value = {
+            "mayRollOut": self.passed,
+            "answer": self.answer,
             "published": self.published,
             "samples": self.samples,
             "seconds": {name: round(seconds, 3) for name, seconds in self.seconds.items()},
+            "distributions": [found.to_json() for found in evidence.distributions] if evidence else [],
+            "worstSamples": [found.to_json() for found in evidence.samples] if evidence else [],
             "manifest": self.manifest.model_dump(mode="json", by_alias=True, exclude_none=True),
         }
-        return json.dumps(value, indent=2, sort_keys=True).encode()
+        return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode()
 
     def to_html(self) -> bytes:
-        """Encode report.html. All text that came from outside is escaped."""
-        manifest = self.manifest
-        passed = manifest.parity.verdict == "Passed"
-        title = f"Parity {manifest.parity.verdict.lower()}: {manifest.architecture}, {manifest.task}"
-        body = [
-            f"<h1>{_escape(title)}</h1>",
-            f'<p class="{"good" if passed else "bad"}">{_escape(self._answer())}</p>',
-            "<h2>Compiled against eager</h2>",
-            self._figures(),
-            "<h2>Bounds</h2>",
-            _pairs(
-                {
-                    "Absolute tolerance": manifest.parity.tolerances.absolute_tolerance,
-                    "Relative tolerance": manifest.parity.tolerances.relative_tolerance,
-                    "Minimum cosine similarity": manifest.parity.tolerances.minimum_cosine_similarity,
-                    "Minimum agreement": manifest.parity.tolerances.minimum_agreement,
-                    "Policy": manifest.parity.tolerances.policy,
-                    "Your sample texts": str(self.samples),
-                }
-            ),
-            "<h2>Artifact</h2>",
-            _pairs(self._artifact()),
-            "<h2>Versions</h2>",
-            _pairs(dict(manifest.versions)),
-            "<h2>Seconds</h2>",
-            _pairs({name: f"{seconds:.2f}" for name, seconds in self.seconds.items()}),
-        ]
-        return (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{_escape(title)}</title><style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
-        ).encode()
+        """Encode report.html."""
+        # Only exports that come this far make a page.
+        from torchscript_operator.export.report_page import page  # noqa: PLC0415
 
-    def _answer(self) -> str:
+        return page(self).encode()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate let it through."""
+        return self.manifest.parity.verdict == "Passed"
+
+    @property
+    def rows(self) -> int:
+        """Rows compared, all outputs and shapes together."""
+        return sum(output.rows for output in self.manifest.parity.outputs)
+
+    @property
+    def answer(self) -> str:
+        """May I roll this out, and why not: in words."""
         parity = self.manifest.parity
-        rows = sum(output.rows for output in parity.outputs)
-        if parity.verdict == "Passed":
-            return f"The compiled model gives eager's outputs within the bounds, over {rows} compared rows."
+        if self.passed:
+            return (
+                f"The compiled model gives eager's outputs within the bounds, over {self.rows} compared rows at "
+                f"{_count(len(self.manifest.shapes), 'shape')}."
+            )
         worst = worst_first(parity.outputs)
         found = describe(worst[0]) if worst else "nothing was compared"
         consequence = (
@@ -102,68 +97,89 @@ class Report:
         )
         return f"Do not roll this out: {found}. {consequence} {CLASSES[FailureReason.PARITY_FAILED].advice}"
 
-    def _figures(self) -> str:
-        header = (
-            "Output",
-            "Shape",
-            "Rows",
-            "Maximum absolute difference",
-            "Maximum relative difference",
-            "Minimum cosine similarity",
-            "Top-1 agreement",
-            "NaN or infinite",
-            "Verdict",
+    @property
+    def default(self) -> tolerances.Default | None:
+        """The default bounds of what was exported; None for a compiler or precision of another release."""
+        try:
+            return tolerances.default_of(self.manifest.compilation.compiler, self.manifest.precision)
+        except WorkerError:
+            return None
+
+    @property
+    def bounds(self) -> list[Bound]:
+        """The gate, bound by bound, against the worst of all outputs and shapes."""
+        parity = self.manifest.parity
+        asked = parity.tolerances
+        outputs = worst_first(parity.outputs)
+        default = self.default
+        cosine = min((output.minimum_cosine_similarity for output in outputs), key=_low, default="nan")
+        decided = [output.agreement for output in outputs if output.agreement is not None]
+        broken = sum(output.non_finite for output in outputs)
+        cosine_kept = _low(cosine) >= float(asked.minimum_cosine_similarity)
+        agreement = min(decided, key=_low) if decided else None
+        agreement_kept = agreement is None or _low(agreement) >= float(asked.minimum_agreement)
+        found = outputs[0].maximum_absolute_difference if outputs else "nan"
+
+        def origin(value: str, usual: str | None) -> str:
+            return "default" if value == usual else "spec.parity"
+
+        element = f"{asked.absolute_tolerance} + {asked.relative_tolerance} of eager's value"
+        same = default is not None and (default.absolute, default.relative) == (
+            asked.absolute_tolerance,
+            asked.relative_tolerance,
         )
-        rows = [
-            (
-                output.output,
-                output.shape,
-                str(output.rows),
-                output.maximum_absolute_difference,
-                output.maximum_relative_difference,
-                output.minimum_cosine_similarity,
-                output.agreement or "–",  # noqa: RUF001
-                str(output.non_finite),
-                "passed" if output.passed else "failed",
-            )
-            for output in worst_first(self.manifest.parity.outputs)
+        bounds = [
+            Bound(
+                "Difference of a value, at most",
+                element,
+                found,
+                _elements_kept(outputs, asked),
+                "default" if same else "spec.parity",
+            ),
+            Bound(
+                "Cosine similarity of a row, at least",
+                asked.minimum_cosine_similarity,
+                cosine,
+                cosine_kept,
+                origin(asked.minimum_cosine_similarity, default.cosine if default else None),
+            ),
         ]
-        return _table(header, rows)
-
-    def _artifact(self) -> dict[str, str]:
-        manifest = self.manifest
-        axes = {axis.name: axis.kind for axis in manifest.inputs[0].axes}
-        facts = {
-            "Key": manifest.key,
-            "Source": manifest.source.location,
-            "Source digest": manifest.source.files_digest,
-            "Compiler": manifest.compilation.compiler,
-            "Precision": manifest.precision,
-            "Shapes": ", ".join(shape.name for shape in manifest.shapes),
-            "Axes": ", ".join(f"{name} {kind}" for name, kind in axes.items()),
-            "Longest input": f"{manifest.maximum_sequence} tokens",
-            "Untied weights": str(manifest.untied_weights),
-        }
-        if manifest.pooling is not None:
-            normalized = "normalised" if manifest.pooling.normalize else "not normalised"
-            facts["Pooling"] = f"{manifest.pooling.mode}, {normalized} ({manifest.pooling.origin})"
-        return facts
+        if agreement is not None:
+            bounds.append(
+                Bound(
+                    "Decisions that agree, at least",
+                    asked.minimum_agreement,
+                    agreement,
+                    agreement_kept,
+                    origin(asked.minimum_agreement, default.agreement if default else None),
+                )
+            )
+        bounds.append(Bound("NaN or infinite values", "none", str(broken), broken == 0, "always"))
+        bounds.append(Bound("Rows compared", "at least one", str(self.rows), self.rows > 0, "always"))
+        return bounds
 
 
-def _pairs(values: Mapping[str, str]) -> str:
-    return _table((), values.items())
+def _elements_kept(outputs: Sequence[OutputParity], asked: Tolerances) -> bool | None:
+    """Whether single values are within bounds, which no figure says: it follows from the verdicts of the outputs."""
+    if outputs and all(output.passed for output in outputs):
+        return True
+    if any(not output.passed and _kept(output, asked) for output in outputs):
+        return False
+    small = [_low(output.maximum_absolute_difference) for output in outputs]
+    return True if small and all(0 <= value <= float(asked.absolute_tolerance) for value in small) else None
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "<tr>" + "".join(f"<th>{_escape(cell)}</th>" for cell in header) + "</tr>" if header else ""
-    lines = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table>{head}{lines}</table></div>'
+def _kept(output: OutputParity, asked: Tolerances) -> bool:
+    """Whether an output's cosine, agreement and finiteness are all as asked for."""
+    agrees = output.agreement is None or _low(output.agreement) >= float(asked.minimum_agreement)
+    cosine = _low(output.minimum_cosine_similarity) >= float(asked.minimum_cosine_similarity)
+    return cosine and agrees and not output.non_finite and output.rows > 0
 
 
-def _cell(text: str) -> str:
-    style = {"passed": ' class="good"', "failed": ' class="bad"'}.get(text, "")
-    return f"<td{style}>{_escape(text)}</td>"
+def _low(text: str) -> float:
+    """A figure as a number, below all others where it is none."""
+    return -1.0 if text == "nan" else float(text)
 
 
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,50 +1,22 @@
-"""`python -m torchscript_operator.serve`: reads the request from the environment and serves one artifact."""
+"""`python -m torchscript_operator.serve`: reads the request from the environment and serves one artifact.
 
-import logging
+Kept tiny: as a container's first process it has no default for SIGTERM, so that one that comes before a handler is
+installed would be lost, and the imports below take half a second.
+"""
+
 import os
-
-from pydantic import ValidationError
-
-from torchscript_operator.artifact import logs
-from torchscript_operator.artifact.failures import FailureReason, WorkerError
-from torchscript_operator.artifact.request import SERVE_VARIABLE, ServeRequest
-from torchscript_operator.serve.process import Process, end, report
-from torchscript_operator.serve.settings import Settings
-
-LOGGER = logging.getLogger(__name__)
-SPIN_VARIABLE = "GOMP_SPINCOUNT"
-"""How often OpenMP's threads look for work before they sleep; read when torch loads its runtime."""
-SPIN_COUNT = "2000"
-"""Some microseconds. The default spins for milliseconds, in which a neighbour on the same core stands still."""
+import signal
+from importlib import import_module
+from typing import Any
 
 
-def main() -> int:
-    """Serve; returns the exit code."""
-    os.environ.setdefault(SPIN_VARIABLE, SPIN_COUNT)
-    environment = dict(os.environ)
-    digest = ""
-    try:
-        try:
-            request = ServeRequest.model_validate_json(environment.get(SERVE_VARIABLE, ""))
-        except ValidationError as error:
-            msg = f"{SERVE_VARIABLE} holds no request of this version ({error.error_count()} errors)."
-            raise WorkerError(FailureReason.INVALID_REQUEST, msg) from None
-        digest = request.digest
-        settings = Settings.from_environment(environment)
-        fields = {"model": request.model, "target": request.target, "digest": request.digest}
-        try:
-            logs.configure(fields, environment, settings.log_level)
-        except ValueError as error:
-            raise WorkerError(FailureReason.INVALID_REQUEST, f"unknown log level {settings.log_level!r}") from error
-    except WorkerError as error:
-        logs.configure({}, environment)
-        LOGGER.error(  # noqa: TRY400 - the message says it all
-            "%s", error.message, extra={"reason": error.reason, "exit_code": error.exit_code}
-        )
-        report(digest, "start", error, environment)
-        return error.exit_code
-    return Process(request, settings, environment).run()
+def end_early(_number: int, _frame: Any) -> None:
+    """End at once: nothing is served yet, and nothing is left to tidy up."""
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    end(main())
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, end_early)
+    code: int = import_module("torchscript_operator.serve.start").main()
+    import_module("torchscript_operator.serve.process").end(code)

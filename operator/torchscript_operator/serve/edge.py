@@ -7,8 +7,9 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torchscript_operator.serve.errors import SERVER_ERROR
-from torchscript_operator.serve.exchange import STARTED
+from torchscript_operator.serve.access import Tokens
+from torchscript_operator.serve.errors import SERVER_ERROR, unauthenticated
+from torchscript_operator.serve.exchange import STARTED, json_response
 from torchscript_operator.serve.state import State
 
 LOGGER = logging.getLogger(__name__)
@@ -16,6 +17,8 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 """A client's X-Request-Id that is passed on; anything else could forge log lines and is replaced."""
 PROBES = ("/v2/health/", "/metrics")
 """Paths that are asked every few seconds."""
+OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
+"""Paths that need no token: the kubelet has none."""
 CLIENT_GONE = 499
 """Logged when the client went away before its answer; never sent."""
 OTHER_ROUTE = "other"
@@ -25,11 +28,12 @@ OTHER_ROUTE = "other"
 class Edge:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, state: State, routes: dict[object, str]) -> None:
-        """routes: endpoint to its path template, the metrics' label."""
+    def __init__(self, app: ASGIApp, state: State, routes: dict[object, str], tokens: Tokens | None) -> None:
+        """routes: endpoint to its path template, the metrics' label. tokens: None lets everybody in."""
         self._app = app
         self._state = state
         self._routes = routes
+        self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -52,12 +56,18 @@ class Edge:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_on)
+            app = self._app if self._allowed(scope) else _refuse
+            await app(scope, receive, send_on)
         except Exception:
             # Starlette has sent its 500 already; the stack goes to the log only.
             LOGGER.exception("a request failed", extra={"request_id": request_id.decode()})
         finally:
             self._record(scope, status, time.monotonic() - started, request_id)
+
+    def _allowed(self, scope: Scope) -> bool:
+        if self._tokens is None or scope["path"] in OPEN:
+            return True
+        return self._tokens.allow(next((value for name, value in scope["headers"] if name == b"authorization"), b""))
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: bytes) -> None:
         route = self._routes.get(scope.get("endpoint"), OTHER_ROUTE)
@@ -80,6 +90,12 @@ class Edge:
                 "duration_ms": round(seconds * 1000, 3),
             },
         )
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    error = unauthenticated()
+    response = json_response(error.body(scope["path"]), error.status, error.headers)
+    await response(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> bytes:

@@ -14,6 +14,10 @@ CLIENT_ERROR = 400
 """The first status that is the client's fault."""
 SERVER_ERROR = 500
 """The first status that is ours."""
+UNAUTHENTICATED = 401
+"""No token, or a wrong one."""
+LONGEST_MESSAGE = 1000
+"""Characters of an error's message."""
 
 
 class ApiError(Exception):
@@ -31,7 +35,8 @@ class ApiError(Exception):
         """Take the HTTP status, one sentence, OpenAI's error code and parameter, and Retry-After in seconds."""
         super().__init__(message)
         self.status = status
-        self.message = message
+        # A message may quote what the client sent, which may be megabytes.
+        self.message = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
         self.code = code
         self.parameter = parameter
         self.retry = retry
@@ -39,14 +44,18 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         """Headers of the answer."""
-        return {} if self.retry is None else {"Retry-After": str(self.retry)}
+        found = {} if self.retry is None else {"Retry-After": str(self.retry)}
+        return found | ({"WWW-Authenticate": "Bearer"} if self.status == UNAUTHENTICATED else {})
 
     def openai(self) -> dict[str, Any]:
         """The body in OpenAI's shape."""
         kind = "server_error" if self.status >= SERVER_ERROR else "invalid_request_error"
-        if self.status == 429:  # noqa: PLR2004 - the one status with a type of its own
-            kind = "rate_limit_error"
+        kind = {UNAUTHENTICATED: "authentication_error", 429: "rate_limit_error"}.get(self.status, kind)
         return {"error": {"message": self.message, "type": kind, "param": self.parameter, "code": self.code}}
+
+    def body(self, path: str) -> dict[str, Any]:
+        """The body in the shape of the protocol that a path belongs to."""
+        return self.openai() if path.startswith("/v1/") else self.inference()
 
     def inference(self) -> dict[str, Any]:
         """The body in the Open Inference Protocol's shape."""
@@ -61,6 +70,11 @@ def refuse(message: str, parameter: str | None = None) -> NoReturn:
 def too_long(error: TooLongError, parameter: str) -> ApiError:
     """A text beyond the limit."""
     return ApiError(400, str(error), code="context_length_exceeded", parameter=parameter)
+
+
+def unauthenticated() -> ApiError:
+    """No token, or a wrong one."""
+    return ApiError(UNAUTHENTICATED, "a bearer token of this server is needed", code="invalid_api_key")
 
 
 def not_ready(stage: str) -> ApiError:

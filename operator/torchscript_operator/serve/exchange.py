@@ -1,13 +1,14 @@
-"""What every route does: read JSON within bounds, compute while the client waits, encode the answer."""
+"""What every route does: read a body within bounds, compute while the client waits, encode the answer."""
 
 import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -21,6 +22,7 @@ JSON = "application/json"
 """Content type of every answer but the metrics."""
 INLINE_VALUES = 65536
 """Answers of up to this many numbers are encoded on the event loop, larger ones in a thread."""
+Parsed = TypeVar("Parsed", bound=BaseModel)
 STARTED = "tsm.started"
 """Key in the ASGI scope of the monotonic time at which the request's head had come."""
 
@@ -52,14 +54,16 @@ async def numbers_response(state: State, value: Any, numbers: int) -> Response:
 
 
 @asynccontextmanager
-async def json_body(state: State, request: Request) -> AsyncIterator[Any]:
-    """The parsed body; its bytes count against the process's budget until the request is answered.
+async def body_of(state: State, request: Request) -> AsyncIterator[bytes]:
+    """The body; its bytes count against the process's budget until the request is answered.
 
     Raises ApiError: 413 beyond the limit of one request, 429 beyond the budget of all, 408 when the body does not come
-    in time, 400 for what is no JSON in UTF-8.
+    in time, 415 for a compressed body.
     """
     held = 0
     try:
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ApiError(415, "a compressed body is not taken: its size could not be bounded")
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > state.settings.request_bytes:
             raise _too_large(state)
@@ -75,23 +79,30 @@ async def json_body(state: State, request: Request) -> AsyncIterator[Any]:
                 chunks.append(chunk)
         except asyncio.TimeoutError:
             raise ApiError(408, "the body did not come in time") from None
-        body = b"".join(chunks)
-        try:
-            value = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            refuse(f"the body is not valid JSON in UTF-8: {error.msg}")
-        yield value
+        yield b"".join(chunks)
     finally:
         state.buffered_bytes -= held
 
 
-async def compute(
-    state: State, request: Request, model: Model, rows: Sequence[Row], parameter: str = "input"
-) -> list[Result]:
-    """Results of a request's rows, given up when the client goes away.
+def parse(kind: type[Parsed], body: bytes | memoryview) -> Parsed:
+    """A document of this kind.
 
-    Raises ApiError for rows beyond the limits and for what became of them in the queue; ClientDisconnect.
+    Raises ApiError 400 for what is no JSON in UTF-8, and for the first field that is not as the kind says.
     """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        refuse(f"the body is not valid JSON in UTF-8: {error.msg}")
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        parameter = ".".join(str(part) for part in first["loc"]) or None
+        refuse(f"{parameter or 'body'}: {first['msg']}", parameter)
+
+
+def check(state: State, model: Model, rows: Sequence[Row], parameter: str) -> None:
+    """Raise ApiError 400 for rows beyond the limits; parameter: the field that they came by."""
     if len(rows) > state.settings.request_rows:
         refuse(f"{len(rows)} texts in one request are more than {state.settings.request_rows}", parameter)
     try:
@@ -101,7 +112,23 @@ async def compute(
         raise too_long(error, parameter) from None
     if sum(row.length for row in rows) > state.settings.queue_tokens:
         refuse(f"one request may hold {state.settings.queue_tokens} tokens", parameter)
-    work = asyncio.ensure_future(model.engine.compute(rows, left(state, request)))
+
+
+async def compute(
+    state: State,
+    request: Request,
+    model: Model,
+    rows: Sequence[Row],
+    parameter: str = "input",
+    seconds: float | None = None,
+) -> list[Result]:
+    """Results of a request's rows, given up when the client goes away.
+
+    seconds: that the client still waits; None for what is left of the request's own time.
+    Raises ApiError for rows beyond the limits and for what became of them in the queue; ClientDisconnect.
+    """
+    check(state, model, rows, parameter)
+    work = asyncio.ensure_future(model.engine.compute(rows, left(state, request) if seconds is None else seconds))
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -1,39 +1,85 @@
-"""Open Inference Protocol version 2 over REST: metadata, and inference with tensors as JSON."""
+"""Open Inference Protocol version 2 over REST: metadata, and inference with tensors or texts as JSON or bytes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from torchscript_operator import __version__
-from torchscript_operator.artifact.manifest import TensorSpec
-from torchscript_operator.serve.errors import ApiError, refuse
-from torchscript_operator.serve.exchange import compute, json_body, json_response, model_of, numbers_response
-from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, Row
-from torchscript_operator.serve.state import Model, State
+from torchscript_operator.serve import binary
+from torchscript_operator.serve.errors import refuse
+from torchscript_operator.serve.exchange import (
+    body_of,
+    compute,
+    json_response,
+    left,
+    model_of,
+    numbers_response,
+    parse,
+)
+from torchscript_operator.serve.metadata import EXTENSIONS, check_name, metadata
+from torchscript_operator.serve.state import State
+from torchscript_operator.serve.tensors import (
+    BYTES,
+    Asked,
+    Given,
+    Output,
+    has_sequence,
+    mask_output,
+    to_outputs,
+    to_rows,
+    wanted,
+)
 
-PLATFORM = "pytorch_torchscript"
-"""The metadata's platform."""
-OUTPUT_DATATYPE = "FP32"
-"""What every output is sent as; narrower floats have no JSON form and widen without loss."""
-AXES = 2
-"""Inputs are (batch, sequence)."""
+OCTETS = "application/octet-stream"
+"""Content type of an answer that is not JSON alone."""
+
+
+class RequestParameters(BaseModel):
+    """Parameters of an inference; unknown ones are refused, so that none is ignored silently."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    binary_data_output: bool = False
+    """Send outputs as bytes after the JSON, where an output does not say otherwise itself."""
+    truncate: bool = False
+    """Cut texts that are longer than the model takes at their end, which are errors otherwise."""
+    timeout: int | None = Field(default=None, ge=1)
+    """Microseconds that the client waits; the server's own limit holds too."""
+
+
+class TensorParameters(BaseModel):
+    """Parameters of an input."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    binary_data_size: int | None = Field(default=None, ge=0)
+    """Bytes of this input among those that follow the JSON, in place of `data`."""
+
+
+class OutputParameters(BaseModel):
+    """Parameters of a requested output."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    binary_data: bool | None = None
+    """Send this output as bytes after the JSON."""
 
 
 class Tensor(BaseModel):
-    """One input of an inference request."""
+    """One input: `input_ids` and the others that the metadata lists, or `text` (BYTES, [batch]) alone."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, Any] | None = None
-    data: list[Any]
+    parameters: TensorParameters | None = None
+    data: list[Any] | None = None
     """Row-major, flat or nested."""
 
 
@@ -43,181 +89,190 @@ class RequestedOutput(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     name: str
-    parameters: dict[str, Any] | None = None
+    parameters: OutputParameters | None = None
 
 
 class InferenceRequest(BaseModel):
-    """The body of POST /v2/models/{name}/infer."""
+    """Inputs of an inference and how to answer it."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
     id: str | None = None
-    parameters: dict[str, Any] | None = None
+    """Comes back in the answer."""
+    model_name: str | None = None
+    """KServe's clients repeat the path's name here."""
+    model_version: str | None = None
+    parameters: RequestParameters | None = None
     inputs: list[Tensor] = Field(min_length=1)
     outputs: list[RequestedOutput] | None = None
+    """None for all; for texts, all that have one value a text."""
+
+
+class OutputTensor(BaseModel):
+    """One output; `data` is absent when the bytes follow the JSON."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] | None = None
+    data: list[Any] | None = None
+
+
+class InferenceResponse(BaseModel):
+    """Outputs of an inference."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]
+
+
+class TensorMetadata(BaseModel):
+    """A tensor's name, datatype and sizes, -1 where the client chooses."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """What the model takes and gives, and what the artifact is."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: dict[str, Any]
+
+
+class ServerMetadata(BaseModel):
+    """The server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ModelReady(BaseModel):
+    """Whether the model may be asked."""
+
+    name: str
+    ready: bool
+
+
+class InferenceError(BaseModel):
+    """An error in the protocol's shape."""
+
+    error: str
 
 
 async def server(_state: State, _request: Request) -> Response:
     """GET /v2."""
-    return json_response({"name": "torchscript-operator", "version": __version__, "extensions": []})
+    return json_response({"name": "torchscript-operator", "version": __version__, "extensions": list(EXTENSIONS)})
 
 
 async def model_metadata(state: State, request: Request) -> Response:
     """GET /v2/models/{name}[/versions/{version}]."""
-    _check_name(state, request)
+    check_name(state, **request.path_params)
     return json_response(metadata(state, model_of(state)))
 
 
 async def model_ready(state: State, request: Request) -> Response:
     """GET /v2/models/{name}[/versions/{version}]/ready."""
-    _check_name(state, request)
+    check_name(state, **request.path_params)
     return json_response({"name": state.name, "ready": state.ready}, 200 if state.ready else 503)
 
 
 async def infer(state: State, request: Request) -> Response:
     """POST /v2/models/{name}[/versions/{version}]/infer."""
-    _check_name(state, request)
+    check_name(state, **request.path_params)
     model = model_of(state)
-    async with json_body(state, request) as body:
-        asked = _parse(body)
-        wanted = _wanted(model, asked)
-        arrays = tensors(model, asked.inputs)
-        rows = to_rows(arrays)
-        results = await compute(state, request, model, rows, "inputs")
-        outputs = [(spec, np.stack([result[spec.name] for result in results])) for spec in wanted]
-        for spec, array in outputs:
-            if not np.isfinite(array).all():
-                raise ApiError(500, f"output {spec.name!r} holds NaN or infinite values, which JSON cannot express")
+    async with body_of(state, request) as body:
+        try:
+            text, rest = binary.split(body, request.headers.get(binary.HEADER))
+            given = parse(InferenceRequest, text)
+            inputs = _inputs(given.inputs, rest, declared=binary.HEADER in request.headers)
+        except binary.BinaryError as error:
+            refuse(str(error))
+        check_name(state, given.model_name or state.name, given.model_version or "")
+        parameters = given.parameters or RequestParameters()
+        asked = Asked(inputs, [output.name for output in given.outputs or ()], truncate=parameters.truncate)
+        specs = wanted(model, asked)
+        rows = await to_rows(state, model, asked)
+        seconds = left(state, request)
+        if parameters.timeout is not None:
+            seconds = min(seconds, parameters.timeout / 1e6)
+        results = await compute(state, request, model, rows, "inputs", seconds)
+        outputs = to_outputs(specs, rows, results)
+        if asked.by_text and any(map(has_sequence, specs)):
+            outputs.append(mask_output(rows))
         answer: dict[str, Any] = {"model_name": state.name, "model_version": state.version}
-        if asked.id is not None:
-            answer["id"] = asked.id
-        answer["outputs"] = [
-            {"name": spec.name, "shape": list(array.shape), "datatype": OUTPUT_DATATYPE, "data": array.reshape(-1)}
-            for spec, array in outputs
-        ]
-        return await numbers_response(state, answer, sum(array.size for _, array in outputs))
+        if given.id is not None:
+            answer["id"] = given.id
+        return await _respond(state, answer, outputs, _as_bytes(given, parameters))
 
 
-def metadata(state: State, model: Model) -> dict[str, Any]:
-    """The model's metadata: tensors with -1 where a size is free, and what the artifact is under `parameters`."""
-    manifest = model.manifest
-    return {
-        "name": state.name,
-        "versions": [state.version],
-        "platform": PLATFORM,
-        "inputs": [{"name": spec.name, "datatype": spec.dtype, "shape": _free_shape(spec)} for spec in manifest.inputs],
-        "outputs": [
-            {"name": spec.name, "datatype": OUTPUT_DATATYPE, "shape": _free_shape(spec)} for spec in manifest.outputs
-        ],
-        "parameters": {
-            "digest": state.request.digest,
-            "key": manifest.key,
-            "compiler": manifest.compilation.compiler,
-            "precision": manifest.precision,
-            "parity": manifest.parity.verdict,
-            "buckets": [shape.name for shape in manifest.shapes],
-            "dynamicAxes": [
-                name
-                for name, dynamic in (
-                    ("batch", model.buckets.dynamic_batch),
-                    ("sequence", model.buckets.dynamic_sequence),
-                )
-                if dynamic
-            ],
-            "maximumSequence": model.buckets.longest,
-            **model.task.describe(),
-        },
+def _inputs(tensors: Sequence[Tensor], rest: memoryview, *, declared: bool) -> list[Given]:
+    """Values from the JSON or from the bytes behind it. Raises ApiError 400 and BinaryError."""
+    sizes = [tensor.parameters.binary_data_size if tensor.parameters else None for tensor in tensors]
+    if not declared and any(size is not None for size in sizes):
+        refuse(f"{binary.SIZE} needs the header Inference-Header-Content-Length")
+    pieces = iter(binary.cut(rest, [size for size in sizes if size is not None]))
+    found = []
+    for tensor, size in zip(tensors, sizes, strict=True):
+        if any(length < 0 for length in tensor.shape):
+            refuse(f"input {tensor.name!r} must have a shape of two sizes, batch and sequence, none of them negative")
+        if (tensor.data is None) == (size is None):
+            refuse(f"input {tensor.name!r} must have either data or the parameter {binary.SIZE}")
+        values: Any = tensor.data
+        if tensor.data is None:
+            raw = next(pieces)
+            values = (
+                binary.texts(raw, tensor.shape)
+                if tensor.datatype == BYTES
+                else binary.numbers(raw, tensor.datatype, tensor.shape)
+            )
+        elif tensor.datatype == BYTES:
+            values = [one for value in tensor.data for one in (value if isinstance(value, list) else [value])]
+        else:
+            try:
+                values = np.array(tensor.data)
+            except ValueError:
+                refuse(f"input {tensor.name!r}: data is ragged")
+        found.append(Given(tensor.name, tensor.datatype, tuple(tensor.shape), values))
+    return found
+
+
+def _as_bytes(given: InferenceRequest, parameters: RequestParameters) -> dict[str, bool]:
+    """Output name to whether it goes as bytes; under "" what holds for outputs that say nothing."""
+    chosen = {
+        output.name: output.parameters.binary_data
+        for output in given.outputs or ()
+        if output.parameters and output.parameters.binary_data is not None
     }
+    return {"": parameters.binary_data_output, **chosen}
 
 
-def tensors(model: Model, given: Sequence[Tensor]) -> dict[str, NDArray[np.int64]]:
-    """Input name to array of shape (batch, sequence).
-
-    Raises ApiError 400 that names the input for anything that the manifest does not allow.
-    """
-    specs = {spec.name: spec for spec in model.manifest.inputs}
-    arrays: dict[str, NDArray[np.int64]] = {}
-    for tensor in given:
-        if tensor.name not in specs:
-            refuse(f"unknown input {tensor.name!r}; the model takes {', '.join(specs)}")
-        if tensor.name in arrays:
-            refuse(f"input {tensor.name!r} is given twice")
-        arrays[tensor.name] = _array(tensor, specs[tensor.name])
-    missing = [name for name in specs if name not in arrays]
-    if missing:
-        refuse(f"missing input {', '.join(map(repr, missing))}")
-    shapes = {array.shape for array in arrays.values()}
-    if len(shapes) > 1:
-        refuse(f"all inputs must have one shape, not {', '.join(sorted(str(list(shape)) for shape in shapes))}")
-    _check_values(model, arrays)
-    return arrays
-
-
-def to_rows(arrays: Mapping[str, NDArray[np.int64]]) -> list[Row]:
-    """One row for each row of the client's tensors, at the client's own length and with its own mask."""
-    batch, sequence = arrays[INPUT_IDS].shape
-    return [Row({name: array[index] for name, array in arrays.items()}, sequence, "outputs") for index in range(batch)]
-
-
-def _array(tensor: Tensor, spec: TensorSpec) -> NDArray[np.int64]:
-    name = repr(tensor.name)
-    if tensor.datatype != spec.dtype:
-        refuse(f"input {name} must have the datatype {spec.dtype}, not {tensor.datatype!r}")
-    if len(tensor.shape) != AXES or any(size < 0 for size in tensor.shape):
-        refuse(f"input {name} must have a shape of two sizes, batch and sequence")
-    if 0 in tensor.shape:
-        refuse(f"input {name} is empty")
-    try:
-        values = np.array(tensor.data)
-    except ValueError:
-        refuse(f"input {name}: data is ragged")
-    if values.dtype != np.int64:
-        refuse(f"input {name}: data holds values that are not 64-bit integers")
-    if values.shape != tuple(tensor.shape) and values.shape != (tensor.shape[0] * tensor.shape[1],):
-        refuse(f"input {name}: data of shape {list(values.shape)} does not fit the shape {tensor.shape}")
-    return values.reshape(tensor.shape)
-
-
-def _check_values(model: Model, arrays: Mapping[str, NDArray[np.int64]]) -> None:
-    for name, array in arrays.items():
-        limit = model.tokenizing.limits.get(name)
-        if array.min() < 0 or (limit is not None and array.max() >= limit):
-            allowed = "0 or more" if limit is None else f"0 to {limit - 1}"
-            refuse(f"input {name!r} holds values outside {allowed}")
-    if ATTENTION_MASK in arrays and not arrays[ATTENTION_MASK].any(axis=1).all():
-        refuse(f"input {ATTENTION_MASK!r} has a row without any 1: there is nothing to compute for it")
-
-
-def _wanted(model: Model, asked: InferenceRequest) -> list[TensorSpec]:
-    specs = {spec.name: spec for spec in model.manifest.outputs}
-    if not asked.outputs:
-        return list(specs.values())
-    names = [output.name for output in asked.outputs]
-    unknown = [name for name in names if name not in specs]
-    if unknown:
-        refuse(f"unknown output {unknown[0]!r}; the model gives {', '.join(specs)}")
-    if len(set(names)) < len(names):
-        refuse("an output is asked for twice")
-    return [specs[name] for name in names]
-
-
-def _parse(body: Any) -> InferenceRequest:
-    try:
-        return InferenceRequest.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        refuse(f"{'.'.join(str(part) for part in first['loc']) or 'body'}: {first['msg']}")
-
-
-def _check_name(state: State, request: Request) -> None:
-    name = request.path_params["name"]
-    if name != state.name:
-        raise ApiError(404, f"unknown model {name!r}")
-    version = request.path_params.get("version", state.version)
-    if version != state.version:
-        raise ApiError(404, f"unknown version {version!r} of the model {name!r}")
-
-
-def _free_shape(spec: TensorSpec) -> list[int]:
-    """-1 where the client chooses: rows are padded to the buckets and cut back, batches are split and joined."""
-    return [axis.size if axis.name == "feature" and axis.size is not None else -1 for axis in spec.axes]
+async def _respond(
+    state: State, answer: dict[str, Any], outputs: Sequence[Output], as_bytes: dict[str, bool]
+) -> Response:
+    described, pieces, numbers = [], [], 0
+    for output in outputs:
+        one: dict[str, Any] = {
+            "name": output.name,
+            "shape": list(output.array.shape),
+            "datatype": output.datatype,
+        }
+        if as_bytes.get(output.name, as_bytes[""]):
+            pieces.append(binary.encode_numbers(output.array, output.datatype))
+            one["parameters"] = {binary.SIZE: len(pieces[-1])}
+        else:
+            one["data"] = output.array.reshape(-1)
+            numbers += output.array.size
+        described.append(one)
+    answer["outputs"] = described
+    if not pieces:
+        return await numbers_response(state, answer, numbers)
+    head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(b"".join([head, *pieces]), headers={binary.HEADER: str(len(head))}, media_type=OCTETS)

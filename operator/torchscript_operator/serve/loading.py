@@ -17,18 +17,20 @@ from numpy.typing import NDArray
 
 from torchscript_operator.artifact import digest as digests
 from torchscript_operator.artifact import golden
+from torchscript_operator.artifact.devices import no_device
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.manifest import Manifest, OutputParity
-from torchscript_operator.artifact.parity import compare, describe, worst_first
+from torchscript_operator.artifact.parity import Compared, Outputs, describe, worst_first
 from torchscript_operator.artifact.request import ARTIFACT_CREDENTIALS_PREFIX, ServeRequest, Shape
 from torchscript_operator.artifact.store import Credentials, fetch, open_store
+from torchscript_operator.artifact.threads import available_threads
 from torchscript_operator.serve.buckets import Buckets
+from torchscript_operator.serve.generating import GenerationRunner
 from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS
 from torchscript_operator.serve.runner import TorchRunner
 from torchscript_operator.serve.settings import Settings
 from torchscript_operator.serve.tasks import Task, for_manifest
-from torchscript_operator.serve.threads import available_threads
-from torchscript_operator.serve.tokenizing import Tokenizing, pad_token
+from torchscript_operator.serve.tokenizing import Tokenizing, pad_token, read_config
 
 LOGGER = logging.getLogger(__name__)
 RUNTIMES = {"neuron": "torch_neuron", "neuronx": "torch_neuronx"}
@@ -80,11 +82,11 @@ def load(request: ServeRequest, settings: Settings, environment: Mapping[str, st
     progress("load")
     threads = settings.threads or available_threads()
     torch.set_num_threads(threads)
-    task = for_manifest(manifest)
+    task = for_manifest(manifest, read_config(manifest, folder), read_config(manifest, folder, "tokenizer_config.json"))
     tokenizing = Tokenizing.load(manifest, folder)
-    runner = TorchRunner(
+    runner = _runner(
         manifest,
-        _modules(manifest, folder),
+        folder,
         task,
         pad_id=pad_token(manifest, folder),
         maximum_rows=request.batching.maximum_batch_size,
@@ -113,24 +115,20 @@ def replay(runner: TorchRunner, cases: list[golden.GoldenCase]) -> tuple[OutputP
     Raises ReplayError when one differs, or when there is none; with the policy Warn a difference is only logged.
     """
     parity = runner.manifest.parity
-    scores = {output.output for output in parity.outputs if output.agreement is not None}
+    outputs = [Compared(spec.name, spec.agreement) for spec in runner.manifest.outputs]
     figures: list[OutputParity] = []
     for case in cases:
         computed = runner.run_arrays(case.inputs)
         mask = case.inputs.get(ATTENTION_MASK)
-        for output in runner.manifest.outputs:
-            name = output.name
-            figures.append(
-                compare(
-                    name,
-                    f"golden:{case.name}",
-                    case.outputs.get(name),
-                    computed.get(name),
-                    mask.astype(np.bool_) if mask is not None and _per_token(runner, name) else None,
-                    parity.tolerances,
-                    scores=name in scores,
-                )
-            )
+        # A case leaves out outputs that would make the file large, but never all of them.
+        kept = [output for output in outputs if output.name in case.outputs] or outputs
+        comparison = Outputs(kept, f"golden:{case.name}", parity.tolerances)
+        masks = {
+            output.name: mask.astype(np.bool_) if mask is not None and _per_token(runner, output.name) else None
+            for output in kept
+        }
+        comparison.add(case.outputs, computed, masks)
+        figures += comparison.results()
     ordered = tuple(worst_first(figures))
     if not ordered:
         raise ReplayError(ordered)
@@ -171,8 +169,19 @@ def _has_golden(manifest: Manifest) -> bool:
     return any(entry.role == "golden" for entry in manifest.files)
 
 
-def _modules(manifest: Manifest, folder: Path) -> dict[Shape | None, Any]:
-    files = {entry.shape: folder / Path(entry.name).name for entry in manifest.files if entry.role == "model"}
+def _runner(manifest: Manifest, folder: Path, task: Task, **limits: Any) -> TorchRunner:
+    if manifest.generation is None:
+        return TorchRunner(manifest, _modules(manifest, folder), task, **limits)
+    parts = {part.name: _modules(manifest, folder, part.name) for part in manifest.parts}
+    return GenerationRunner(manifest, parts, task, **limits)
+
+
+def _modules(manifest: Manifest, folder: Path, part: str | None = None) -> dict[Shape | None, Any]:
+    files = {
+        entry.shape: folder / Path(entry.name).name
+        for entry in manifest.files
+        if entry.role == "model" and entry.part == part
+    }
     expected = {None} if None in files else {Buckets.of(manifest).file_shape(shape) for shape in manifest.shapes}
     if not expected <= files.keys():
         raise WorkerError(FailureReason.INVALID_REQUEST, "the artifact has no model file for one of its shapes")
@@ -191,4 +200,4 @@ def _modules(manifest: Manifest, folder: Path) -> dict[Shape | None, Any]:
     except RuntimeError as error:
         text = str(error).strip().splitlines()
         msg = f"torch {torch.__version__} cannot load the model file: {text[0] if text else error}"
-        raise WorkerError(FailureReason.INVALID_REQUEST, msg) from error
+        raise no_device(error) or WorkerError(FailureReason.INVALID_REQUEST, msg) from error

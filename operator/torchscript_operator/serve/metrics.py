@@ -31,6 +31,12 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.refused_connections = Counter(
+            "tsm_refused_connections",
+            "Connections that were given up: a slow or large head, a slow reader, no HTTP, or no room.",
+            ("reason",),
+            registry=registry,
+        )
         self.queue_seconds = Histogram(
             "tsm_queue_seconds", "A text's wait for its pass.", buckets=SECONDS, registry=registry
         )

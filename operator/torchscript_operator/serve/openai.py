@@ -6,40 +6,111 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
 from torchscript_operator.serve.errors import ApiError, refuse
-from torchscript_operator.serve.exchange import compute, json_body, json_response, model_of, numbers_response
+from torchscript_operator.serve.exchange import body_of, compute, json_response, model_of, numbers_response, parse
 from torchscript_operator.serve.rows import INPUT_IDS, Row
 from torchscript_operator.serve.state import Model, State
 
 OWNER = "torchscript-operator"
 """`owned_by` of every model."""
+INPUT_FORMS: list[JsonValue] = [
+    {"type": "string", "minLength": 1},
+    {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+    {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
+    {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
+    },
+]
+"""JSON schemas of an `input`, which to_rows checks with an error of its own for each."""
 LARGEST_ID = 2**31 - 1
 """No vocabulary is larger; keeps ids inside the tensors' type when the artifact does not say its vocabulary's size."""
 
 
 class EmbeddingRequest(BaseModel):
-    """The body of POST /v1/embeddings. A field that nothing acts on is refused, so that none is ignored silently."""
+    """Texts to embed. A field that nothing acts on is refused, so that none is ignored silently."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 
     model: str
-    input: Any
-    """Checked by hand: one text, texts, token ids, or lists of token ids, each with an error of its own."""
+    """The model's name, as GET /v1/models lists it."""
+    input: Any = Field(json_schema_extra={"anyOf": INPUT_FORMS})
+    """One text, texts, token ids, or lists of token ids, which are taken as they are."""
     encoding_format: Literal["float", "base64"] = "float"
+    """base64 holds little-endian float32."""
     dimensions: int | None = None
+    """Must be the model's own width: its embeddings are not made to be cut."""
     user: str | None = None
     """OpenAI's tag for abuse reports; of no use here."""
+    truncate: bool = False
+    """Not OpenAI's: cut texts that are longer than the model takes at their end, which are errors otherwise."""
+
+
+class Embedding(BaseModel):
+    """The vector of one text."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """Tokens, special ones included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingResponse(BaseModel):
+    """Vectors in the order of the input."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class ModelCard(BaseModel):
+    """A model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """The one model."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class OpenAIErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: Literal["invalid_request_error", "authentication_error", "rate_limit_error", "server_error"]
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: OpenAIErrorDetail
 
 
 async def embeddings(state: State, request: Request) -> Response:
     """POST /v1/embeddings."""
     model = model_of(state)
-    async with json_body(state, request) as body:
-        asked = _parse(body)
+    async with body_of(state, request) as body:
+        asked = parse(EmbeddingRequest, body)
         if asked.model != state.name:
             raise _unknown(asked.model)
         width = model.task.width
@@ -47,7 +118,7 @@ async def embeddings(state: State, request: Request) -> Response:
             refuse("this artifact has no pooling and gives no embeddings; use the Open Inference Protocol")
         if asked.dimensions not in {None, width}:
             refuse(f"dimensions must be {width}: this model's embeddings are not made to be cut", "dimensions")
-        rows = await to_rows(state, model, asked.input)
+        rows = await to_rows(state, model, asked.input, truncate=asked.truncate)
         vectors = await compute(state, request, model, rows)
         if not all(np.isfinite(vector).all() for vector in vectors):
             raise ApiError(500, "the model gave NaN or infinite values", code="not_finite")
@@ -76,7 +147,7 @@ async def model(state: State, request: Request) -> Response:
     return json_response(_card(state))
 
 
-async def to_rows(state: State, model: Model, given: Any) -> list[Row]:
+async def to_rows(state: State, model: Model, given: Any, *, truncate: bool) -> list[Row]:
     """The rows of an `input`: one text, texts, token ids, or lists of token ids. Ids are taken as they are.
 
     Raises ApiError 400 for anything else, and for what is empty.
@@ -89,21 +160,13 @@ async def to_rows(state: State, model: Model, given: Any) -> list[Row]:
         refuse("input is empty", "input")
     if all(isinstance(text, str) for text in given):
         _check_texts(state, model, given)
-        return await model.tokenizing.rows(given, state.executor)
+        limit = model.buckets.longest if truncate else None
+        return await model.tokenizing.rows(given, state.executor, limit=limit)
     if all(_is_id(number) for number in given):
         given = [given]
     if not all(isinstance(ids, list) and all(_is_id(number) for number in ids) for ids in given):
         refuse("input mixes types: give only strings, only token ids, or only lists of token ids", "input")
     return [model.tokenizing.from_ids(_ids(model, index, ids)) for index, ids in enumerate(given)]
-
-
-def _parse(body: Any) -> EmbeddingRequest:
-    try:
-        return EmbeddingRequest.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        parameter = ".".join(str(part) for part in first["loc"]) or None
-        refuse(f"{parameter or 'body'}: {first['msg']}", parameter)
 
 
 def _check_texts(state: State, model: Model, texts: Sequence[str]) -> None:

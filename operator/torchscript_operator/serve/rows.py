@@ -19,6 +19,16 @@ Want = Literal["outputs", "answer"]
 
 
 @dataclass(frozen=True)
+class Writing:
+    """How a sequence is written from a row, in tasks that generate."""
+
+    beams: int
+    """Hypotheses kept at a time; 1 is greedy."""
+    maximum_length: int
+    """Tokens, the start token included."""
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of a batch to be."""
 
@@ -27,6 +37,8 @@ class Row:
     length: int
     """Tokens, padding that the client gave itself included."""
     want: Want = "answer"
+    writing: Writing | None = None
+    """Of tasks that generate; None for the artifact's own way."""
 
 
 Result = Any

@@ -68,8 +68,7 @@ class TorchRunner:
 
     def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:
         """Compute rows of one or several requests; alone: with all threads."""
-        # Counts for the calling thread only, although torch's documentation does not say so.
-        torch.set_num_threads(self._all_threads if alone else self._shared_threads)
+        self.use_threads(alone=alone)
         longest = max(row.length for row in rows)
         size = self.buckets.fit(len(rows), longest)
         tensors = self._tensors(rows, size)
@@ -87,6 +86,11 @@ class TorchRunner:
             for index, row in enumerate(rows)
         ]
         return Computed(results, size.batch * size.sequence)
+
+    def use_threads(self, *, alone: bool) -> None:
+        """Give the calling thread its share of the threads, or all of them."""
+        # Counts for the calling thread only, although torch's documentation does not say so.
+        torch.set_num_threads(self._all_threads if alone else self._shared_threads)
 
     def run_arrays(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
         """Compute a whole batch of shape (batch, sequence) at once, as a golden case is."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
-from torchscript_operator.artifact.request import SCRATCH_PATH, SCRATCH_VARIABLE, SERVE_PORT
+from torchscript_operator.artifact.request import SCRATCH_PATH, SCRATCH_VARIABLE, SERVE_GRPC_PORT, SERVE_PORT
 
 PREFIX = "TSM_SERVE_"
 """A setting's variable is this and the field's name in capitals: TSM_SERVE_PORT."""
@@ -51,6 +51,32 @@ class Settings:
     """From the request's head to its answer; a request that takes longer is given up with 503."""
     forward_seconds: float = 60.0
     """A forward pass that takes longer counts as hung, and the pod as not live."""
+    connections: int = 1024
+    """HTTP connections open at one time; beyond, the one that was idle longest is closed."""
+    head_bytes: int = 32 * 1024
+    """Longest request line and headers together."""
+    head_seconds: float = 10.0
+    """A client that takes longer to send them is given up."""
+    write_seconds: float = 30.0
+    """A client that reads nothing of its answer for this long is given up."""
+    grpc: str = "auto"
+    """on, off, or auto: on where the image has grpcio and protobuf."""
+    grpc_port: int = SERVE_GRPC_PORT
+    """TCP port of the Open Inference Protocol over gRPC; 0 takes a free one, which the log names."""
+    grpc_message_bytes: int = 4 * 1024 * 1024
+    """Longest request message, gRPC's own default."""
+    grpc_calls: int = 256
+    """Calls at one time; beyond, clients are told to come back later."""
+    token_file: str = ""
+    """File with bearer tokens, one a line, of which every request but the health probes must bear one; empty: none."""
+    tls_certificate_file: str = ""
+    """PEM file with the certificate chain of both ports; empty: no TLS."""
+    tls_key_file: str = ""
+    """PEM file with its key."""
+    tls_client_authority_file: str = ""
+    """PEM file with the authorities whose certificates clients must show; empty: clients need none."""
+    health_port: int = 0
+    """A port of its own for /v2/health and /metrics, with neither TLS nor token, for probes that have none; 0: none."""
     linger_seconds: float = 5.0
     """After SIGTERM new requests are still served for this long, while endpoints forget the pod."""
     drain_seconds: float = 45.0
@@ -74,7 +100,21 @@ class Settings:
                 variable = SCRATCH_VARIABLE
             if variable in environment:
                 given[field.name] = _parse(variable, environment[variable], type(field.default))
-        return cls(**given)  # type: ignore[arg-type]  # each value was parsed as its field's own type
+        found = cls(**given)  # type: ignore[arg-type]  # each value was parsed as its field's own type
+        found.check()
+        return found
+
+    def check(self) -> None:
+        """Raise WorkerError (InvalidRequest) for values that do not go together."""
+        problem = None
+        if self.grpc not in {"on", "off", "auto"}:
+            problem = f"{PREFIX}GRPC={self.grpc!r} is not on, off or auto"
+        elif bool(self.tls_certificate_file) != bool(self.tls_key_file):
+            problem = f"{PREFIX}TLS_CERTIFICATE_FILE and {PREFIX}TLS_KEY_FILE go together"
+        elif self.tls_client_authority_file and not self.tls_certificate_file:
+            problem = f"{PREFIX}TLS_CLIENT_AUTHORITY_FILE needs {PREFIX}TLS_CERTIFICATE_FILE"
+        if problem is not None:
+            raise WorkerError(FailureReason.INVALID_REQUEST, problem)
 
 
 def _parse(variable: str, text: str, kind: type) -> str | int | float | bool:

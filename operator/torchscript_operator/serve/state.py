@@ -43,6 +43,8 @@ class State:
     """Unix time of the start, for /v1/models."""
     executor: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "work"))
     """For tokenising and encoding that would hold up the event loop."""
+    secured: bool = False
+    """Whether clients need a token, for the OpenAPI document."""
     buffered_bytes: int = 0
     """Request bodies held now."""
     _stage_began: float = field(default_factory=time.monotonic)

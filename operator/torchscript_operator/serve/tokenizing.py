@@ -13,7 +13,7 @@ from tokenizers import Encoding, Tokenizer
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.manifest import Manifest
-from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, Row
+from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, Row, Want
 
 INLINE_CHARACTERS = 4096
 """Texts up to this many characters together are encoded on the event loop: a thread's hand-over would cost more."""
@@ -67,20 +67,41 @@ class Tokenizing:
         """Whether texts can be taken at all."""
         return self._tokenizer is not None and KNOWN_INPUTS.issuperset(self._inputs)
 
-    async def rows(self, texts: Sequence[str], executor: Executor) -> list[Row]:
-        """Encode texts, in their order; long ones in the executor. Special tokens are added as in training."""
-        if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            return self.encode(texts)
-        return await asyncio.get_running_loop().run_in_executor(executor, self.encode, texts)
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer itself, which neither cuts nor pads, for tasks that need pairs, offsets or decoding.
 
-    def encode(self, texts: Sequence[str]) -> list[Row]:
-        """Encode texts, in their order."""
+        Raises RuntimeError when there is none; see `available`.
+        """
         if self._tokenizer is None:
             msg = "the artifact has no tokenizer"
             raise RuntimeError(msg)
+        return self._tokenizer
+
+    async def rows(
+        self, texts: Sequence[str], executor: Executor | None = None, *, limit: int | None = None, want: Want = "answer"
+    ) -> list[Row]:
+        """Encode texts, in their order; long ones in the executor. Special tokens are added as in training.
+
+        executor: None for the event loop's own.
+        limit: tokens, special ones included, to which a longer text is cut at its end; None cuts nothing.
+        """
+        if sum(map(len, texts)) <= INLINE_CHARACTERS:
+            return self.encode(texts, limit, want)
+        return await asyncio.get_running_loop().run_in_executor(executor, self.encode, texts, limit, want)
+
+    def encode(self, texts: Sequence[str], limit: int | None = None, want: Want = "answer") -> list[Row]:
+        """Encode texts, in their order."""
         if len(texts) == 1:
-            return [self._row(self._tokenizer.encode(texts[0]))]
-        return [self._row(encoding) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+            encodings = [self.tokenizer.encode(texts[0])]
+        else:
+            encodings = self.tokenizer.encode_batch_fast(list(texts))
+        if limit is not None:
+            encodings = [
+                self._cut(text, limit) if len(encoding.ids) > limit else encoding
+                for text, encoding in zip(texts, encodings, strict=True)
+            ]
+        return [self._row(encoding, want) for encoding in encodings]
 
     def from_ids(self, ids: NDArray[np.int64]) -> Row:
         """A row of token ids that are taken as they are, special tokens included."""
@@ -92,13 +113,19 @@ class Tokenizing:
         }
         return Row({name: made[name] for name in self._inputs}, length)
 
-    def _row(self, encoding: Encoding) -> Row:
+    def _cut(self, text: str, limit: int) -> Encoding:
+        # Not by enable_truncation, which would change the tokenizer under other threads.
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        encoding.truncate(max(0, limit - self.tokenizer.num_special_tokens_to_add(is_pair=False)))
+        return self.tokenizer.post_process(encoding)
+
+    def _row(self, encoding: Encoding, want: Want) -> Row:
         made = {
             INPUT_IDS: encoding.ids,
             ATTENTION_MASK: encoding.attention_mask,
             TOKEN_TYPE_IDS: encoding.type_ids,
         }
-        return Row({name: np.array(made[name], dtype=np.int64) for name in self._inputs}, len(encoding.ids))
+        return Row({name: np.array(made[name], dtype=np.int64) for name in self._inputs}, len(encoding.ids), want)
 
 
 def read_config(manifest: Manifest, folder: Path, name: str = "config.json") -> dict[str, Any]:

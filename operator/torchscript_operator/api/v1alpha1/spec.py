@@ -16,7 +16,6 @@ from torchscript_operator.api.v1alpha1.base import (
     opaque,
     rule,
     rules,
-    unavailable,
 )
 
 Task = Literal[
@@ -148,16 +147,19 @@ class Inputs(ApiModel):
 
 
 class Parity(ApiModel):
-    """The gate: how far compiled outputs may lie from eager ones."""
+    """The gate: how far compiled outputs may lie from eager ones. A bound that is given holds for every precision."""
 
-    absolute_tolerance: Tolerance = "1e-4"
-    """Largest absolute difference of an element where eager's value is zero; fused float32 kernels stay below 1e-5."""
-    relative_tolerance: Tolerance = "1e-4"
-    """Allowed difference in proportion to eager's value, added to the absolute tolerance."""
-    minimum_cosine_similarity: Share = "0.999"
-    """Smallest cosine similarity between a compiled and an eager row."""
-    minimum_agreement: Share = "1"
-    """Smallest share of rows whose best-scored class is the same, for tasks with classes."""
+    absolute_tolerance: Tolerance | None = None
+    """Largest absolute difference of an element where eager's value is zero. Absent: 1e-4 for float32 on a CPU (fused
+    kernels stay below 1e-5), 1e-3 on Neuron, 0.25 for bfloat16, 0.5 for int8, whose gate is the cosine similarity."""
+    relative_tolerance: Tolerance | None = None
+    """Allowed difference in proportion to eager's value, added to the absolute tolerance. Absent: 1e-4 for float32 on
+    a CPU, 1e-3 on Neuron, 0.05 for bfloat16, 0.1 for int8."""
+    minimum_cosine_similarity: Share | None = None
+    """Smallest cosine similarity between a compiled and an eager row. Absent: 0.999."""
+    minimum_agreement: Share | None = None
+    """Smallest share of rows whose best-scored class is the same, for tasks with classes. Absent: 1 for float32, 0.99
+    for bfloat16 and int8."""
     policy: Literal["Enforce", "Warn"] = "Enforce"
     """Enforce: an artifact that fails is never served. Warn: it is served, and ParityVerified says False."""
 
@@ -187,10 +189,6 @@ class Artifact(ApiModel):
             "!has(self.persistentVolumeClaim) || !self.persistentVolumeClaim.path.contains('..')",
             "spec.artifact.persistentVolumeClaim.path must not contain '..'",
         ),
-        rule(
-            "self.deletionPolicy == 'Retain'",
-            "deletionPolicy Delete is not available in this release; use Retain and remove artifacts by hand",
-        ),
     )
 
     uri: S3Uri | None = None
@@ -204,7 +202,9 @@ class Artifact(ApiModel):
     persistent_volume_claim: ArtifactVolume | None = None
     """A volume in place of S3."""
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
-    """What becomes of artifacts when the model is deleted."""
+    """What becomes of artifacts when the model is deleted. Delete: a Job removes those that its status names and no
+    other model's does; where it cannot, an Event says what stays. An operator that watches a list of namespaces retains
+    them, as status.deletionPolicy says: it could lose its rights before its finalizer."""
 
 
 class Toleration(ApiModel):
@@ -250,15 +250,15 @@ class JobTemplate(ApiModel):
 
 
 class Verify(ApiModel):
-    """Where parity is checked, when not by the Job that compiled."""
+    """Where parity is checked, when not by the Job that compiled. Empty, it takes the compiler's defaults."""
 
     node_selector: NodeSelector | None = None
-    """Labels a node must have."""
+    """Labels a node must have. Given, it replaces the compiler's default."""
     tolerations: Tolerations | None = None
-    """Taints the Job accepts."""
+    """Taints the Job accepts. Given, they replace the compiler's default; those of the accelerator are always added."""
     affinity: Annotated[dict[str, Any] | None, opaque("Affinity as in a pod.")] = None
     resources: Resources | None = None
-    """Resources of the Job's container."""
+    """Given, they replace the compiler's default; one accelerator is added where they name none."""
 
 
 class Target(ApiModel):
@@ -266,18 +266,17 @@ class Target(ApiModel):
 
     model_config = rules(
         rule(
-            "self.compiler == 'torchscript'",
-            "compilers neuron and neuronx are not available in this release; use torchscript",
+            "self.compiler == 'torchscript' || self.precision in ['float32', 'bfloat16']",
+            "precisions int8 and auto go with the compiler torchscript; neuron and neuronx take float32 and bfloat16",
         ),
         rule(
-            "self.precision == 'float32'",
-            "precisions bfloat16, int8 and auto are not available in this release; use float32",
+            "!has(self.verify) || self.precision in ['float32', 'bfloat16']",
+            "verify goes with precisions float32 and bfloat16; int8 and auto are measured and proven by one Job",
         ),
         rule(
             "!has(self.compilerArguments) || self.compiler != 'torchscript'",
             "compilerArguments go with neuron and neuronx; torch.jit.trace takes none",
         ),
-        unavailable("verify", "parity is checked by the Job that compiles"),
     )
 
     name: Annotated[str, Field(max_length=20, min_length=1, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
@@ -285,7 +284,10 @@ class Target(ApiModel):
     compiler: Compiler = "torchscript"
     """torchscript: any CPU. neuron: inf1. neuronx: inf2 and trn1."""
     precision: Precision = "float32"
-    """auto: the fastest measured precision that passes parity."""
+    """auto: the fastest form measured on the Job's node that passes parity. int8: linear layers in 8 bits but for those
+    that break parity."""
+    precision_search_seconds: Annotated[int, Field(ge=10, le=86400)] = 120
+    """How long int8 and auto may measure; the float32 form is always made. A form that is begun is finished."""
     compiler_arguments: Annotated[
         tuple[Annotated[str, Field(max_length=256)], ...] | None, Field(min_length=1, max_length=32)
     ] = None
@@ -293,7 +295,8 @@ class Target(ApiModel):
     job: JobTemplate = JobTemplate()
     """The export Job."""
     verify: Verify | None = None
-    """Given: compile where the job says, verify on these nodes."""
+    """Given: one Job compiles, on nodes that need no accelerator; a second, short one proves the result on these nodes.
+    Until it has, ParityVerified is Unknown and nothing is served. Absent: one Job does both, on the accelerator."""
 
 
 class Batching(ApiModel):
@@ -308,24 +311,30 @@ class Batching(ApiModel):
 class Autoscaling(ApiModel):
     """A HorizontalPodAutoscaler per Deployment."""
 
-    min_replicas: Annotated[int, Field(ge=1)] = 1
-    max_replicas: Annotated[int, Field(ge=1)]
+    model_config = rules(
+        rule("self.minReplicas <= self.maxReplicas", "spec.serving.autoscaling.minReplicas must not exceed maxReplicas")
+    )
+
+    min_replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pods at the least; a Deployment starts with these."""
+    max_replicas: Annotated[int, Field(ge=1, le=1000)]
+    """Pods at the most."""
     metrics: Annotated[
         tuple[Annotated[dict[str, Any], opaque("MetricSpec as in autoscaling/v2.")], ...], Field(max_length=8)
     ] = ()
+    """What to scale by; absent: 70 per cent of the CPU that pods request."""
 
 
 class Serving(ApiModel):
     """The inference Deployments, one a served target, behind one Service."""
 
-    model_config = rules(unavailable("autoscaling", "set replicas, or scale by the scale subresource"))
-
     targets: Annotated[tuple[DnsLabel, ...] | None, Field(max_length=8)] = None
     """Names of the targets to serve: all when absent, none when empty."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Pods of each Deployment."""
+    """Pods of each Deployment; what the scale subresource reads and writes. Beside autoscaling only 0 counts: it turns
+    serving off."""
     autoscaling: Autoscaling | None = None
-    """In place of replicas."""
+    """In place of replicas, which has a default and therefore may be there too."""
     resources: Resources | None = None
     """Given, they replace the compiler's default. The CPU limit sets the number of threads."""
     node_selector: NodeSelector | None = None
@@ -349,10 +358,6 @@ class TorchScriptModelSpec(ApiModel):
             " || self.serving.targets.all(name, self.targets.exists(target, target.name == name))",
             "spec.serving.targets names a target that spec.targets does not have",
         ),
-        rule(
-            "self.task == 'feature-extraction'",
-            "this release exports the task feature-extraction only",
-        ),
     )
 
     source: Source
@@ -369,5 +374,8 @@ class TorchScriptModelSpec(ApiModel):
     """What the model is compiled for."""
     serving: Serving = Serving()
     """How proven artifacts are served."""
+    revision_history_limit: Annotated[int, Field(ge=0, le=20)] = 3
+    """Earlier proven artifacts that each target's status goes on naming, for torchscript.dev/rollback-to. What a status
+    names is not removed when another model is deleted."""
     suspend: bool = False
     """Start no new export and no new rollout; what runs goes on."""

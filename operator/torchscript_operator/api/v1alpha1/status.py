@@ -6,7 +6,7 @@ from pydantic import Field
 
 from torchscript_operator.api.v1alpha1.base import StatusModel, map_by
 
-TargetState = Literal["Pending", "Exporting", "Proven", "Failed", "Suspended"]
+TargetState = Literal["Pending", "Exporting", "Verifying", "Proven", "Failed", "Suspended"]
 
 
 class Condition(StatusModel):
@@ -72,6 +72,24 @@ class ParityStatus(StatusModel):
     """Figures left out for want of room; the report has them."""
 
 
+class CandidateStatus(StatusModel):
+    """One form that the search for a precision looked at; the report has all figures."""
+
+    precision: str
+    frozen: bool = False
+    """Weights were folded into the graph."""
+    kept_layers: int = 0
+    """int8: linear layers left in float32."""
+    threads: int | None = None
+    """Compute threads that the speed was measured with."""
+    texts_per_second: str | None = None
+    """Absent where it was not measured."""
+    minimum_cosine_similarity: str | None = None
+    verdict: str
+    """Passed, Failed, NotAvailable on the Job's node, or NotMeasured within the budget."""
+    chosen: bool = False
+
+
 class FailureStatus(StatusModel):
     """The last failure and what to do about it."""
 
@@ -85,6 +103,44 @@ class FailureStatus(StatusModel):
     log_tail: Annotated[str | None, Field(max_length=4096)] = None
     """End of the container's log, when it left no report of its own."""
     time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class PendingStatus(StatusModel):
+    """A compiled model that a Job on the accelerator has yet to prove; nothing serves it."""
+
+    attempt: str
+    """The attempt that compiled it."""
+    key: str
+    """Content address of the artifact to be."""
+    digest: str
+    """sha256:<hex> of what the Job that proves is given."""
+    source_revision: str | None = None
+    """Commit, or digest of the source's files, that was compiled."""
+
+
+class HistoryStatus(StatusModel):
+    """An artifact that was proven before the newest one; the annotation torchscript.dev/rollback-to serves it again."""
+
+    key: str | None = None
+    """Content address."""
+    artifact: ArtifactStatus
+    worker_image: str
+    """Image that made the artifact, and that serves it."""
+    source_revision: str | None = None
+    precision: str | None = None
+    verdict: Literal["Passed", "Failed"] | None = None
+    """Of its parity; Failed only where spec.parity.policy was Warn."""
+    proven_time: Annotated[str | None, Field(json_schema_extra={"format": "date-time"})] = None
+
+
+class LossStatus(StatusModel):
+    """An artifact that serving pods no longer found in its store, and that was therefore exported again."""
+
+    digest: str
+    request: str
+    """Digest of the request that it was made for."""
+    times: int = 1
+    """Losses of artifacts of that request; after the third a person has to look."""
 
 
 class TargetStatus(StatusModel):
@@ -102,15 +158,36 @@ class TargetStatus(StatusModel):
     key: str | None = None
     """Content address of the artifact."""
     artifact: ArtifactStatus | None = None
+    pending: PendingStatus | None = None
+    """Compiled, not proven yet (spec.targets[].verify)."""
     source_revision: str | None = None
     """Commit, or digest of the source's files, that was exported."""
     precision: str | None = None
+    """The precision of the artifact."""
+    candidates: Annotated[tuple[CandidateStatus, ...], Field(max_length=32)] = ()
+    """What precision int8 or auto was chosen from, the chosen form first."""
     parity: ParityStatus | None = None
     versions: dict[str, str] | None = None
     """torch, transformers, compiler and the like."""
     worker_image: str | None = None
     """Image that made the artifact, and that serves it."""
+    proven_time: Annotated[str | None, Field(json_schema_extra={"format": "date-time"})] = None
+    """When the Job that proved it ended."""
+    history: Annotated[tuple[HistoryStatus, ...], Field(max_length=128)] = ()
+    """Artifacts proven before, the newest first: spec.revisionHistoryLimit of them, and the one that serves."""
+    lost: LossStatus | None = None
     last_failure: FailureStatus | None = None
+
+
+class PinStatus(StatusModel):
+    """What the annotation torchscript.dev/rollback-to does."""
+
+    to: str
+    """Its value."""
+    request: str
+    """Digest of what the spec asked for when it was first seen."""
+    ended: bool = False
+    """An artifact of another spec has been proven since, so the annotation no longer counts; remove or change it."""
 
 
 class ServedArtifact(StatusModel):
@@ -132,6 +209,8 @@ class ServingTargetStatus(StatusModel):
     """Digest that pods are being replaced for."""
     failed_digest: str | None = None
     """Digest whose pods did not become Ready; not tried again until the spec or torchscript.dev/retry changes."""
+    pinned: PinStatus | None = None
+    """The artifact is the one that the annotation torchscript.dev/rollback-to names."""
     failed_attempt: str | None = None
     """The rollout that failed: digest of the attempt and of the Deployment, replicas left out."""
     replicas: int = 0
@@ -166,3 +245,5 @@ class TorchScriptModelStatus(StatusModel):
         map_by("name"),
     ] = ()
     serving: ServingStatus | None = None
+    deletion_policy: Literal["Retain", "Delete"] | None = None
+    """What becomes of artifacts when the model is deleted, for a model that asks for Delete."""

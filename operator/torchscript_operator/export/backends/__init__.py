@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from numpy.typing import NDArray
 
-from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.manifest import CompilerReport
 from torchscript_operator.artifact.request import Compilation
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ Compiled = Callable[[Sequence[NDArray[Any]]], tuple[NDArray[Any], ...]]
 class Backend(Protocol):
     """A compiler."""
 
+    fixed_shapes: ClassVar[bool]
+    """Files run at the sizes that they were compiled for and no others: one a bucket, and no other size is tried."""
+
     def check(self, compilation: Compilation) -> None:
         """Raise WorkerError INVALID_REQUEST for arguments or a precision that this compiler does not take."""
 
@@ -27,25 +30,31 @@ class Backend(Protocol):
 
     def compile(
         self, module: "nn.Module", example: Sequence[NDArray[Any]], file: Path, provenance: Mapping[str, str]
-    ) -> None:
+    ) -> CompilerReport | None:
         """Compile for an example's sizes and save to a file, with name to text stored inside it.
 
-        WorkerError COMPILATION_FAILED, UNSUPPORTED_OPERATOR or OUT_OF_DISK.
+        Compilers that may leave operators on the CPU report which. WorkerError COMPILATION_FAILED,
+        UNSUPPORTED_OPERATOR, OUT_OF_MEMORY, DEADLINE_EXCEEDED or OUT_OF_DISK.
         """
 
     def load(self, file: Path) -> Compiled:
-        """Read a compiled model back; raises RuntimeError when called with sizes that it does not take."""
+        """Read a compiled model back; raises RuntimeError when called with sizes that it does not take.
+
+        WorkerError DEVICE_UNAVAILABLE, here or when called, where the device that it runs on is not there.
+        """
 
 
-def find(compilation: Compilation) -> Backend:
-    """The backend of a compiler. WorkerError INVALID_REQUEST for one that this worker does not have."""
+def find(compilation: Compilation, *, device_absent: bool = False) -> Backend:
+    """The backend of a compiler, for a node with its device or without. WorkerError INVALID_REQUEST if it is absent."""
+    from torchscript_operator.export.backends.neuron import Neuron  # noqa: PLC0415
+    from torchscript_operator.export.backends.neuronx import NeuronX  # noqa: PLC0415
     from torchscript_operator.export.backends.torchscript import TorchScript  # noqa: PLC0415
 
-    backends: dict[str, Backend] = {"torchscript": TorchScript()}
-    if compilation.compiler not in backends:
-        known = ", ".join(sorted(backends))
-        message = f"Compiler {compilation.compiler!r} is not in this worker image; it has: {known}."
-        raise WorkerError(FailureReason.INVALID_REQUEST, message)
+    backends: dict[str, Backend] = {
+        "torchscript": TorchScript(),
+        "neuron": Neuron(),
+        "neuronx": NeuronX(device_absent=device_absent),
+    }
     backend = backends[compilation.compiler]
     backend.check(compilation)
     return backend

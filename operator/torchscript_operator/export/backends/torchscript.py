@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,14 @@ DISK_FULL = "PytorchStreamWriter failed"
 class TorchScript:
     """The tracer that comes with torch. Its own check is off: it only warns, and parity compares more."""
 
+    fixed_shapes: ClassVar[bool] = False
+
+    def __init__(self, *, frozen: bool = False) -> None:
+        """With `frozen`, fold the weights into the graph before the file is saved."""
+        self._frozen = frozen
+
     def check(self, compilation: Compilation) -> None:
-        """Accept float32 without arguments."""
-        if compilation.precision != "float32":
-            message = f"Precision {compilation.precision!r} is not implemented yet for torchscript; use float32."
-            raise WorkerError(FailureReason.INVALID_REQUEST, message)
+        """Accept every precision, without arguments."""
         if compilation.arguments:
             message = "Compiler torchscript takes no arguments; remove compilerArguments."
             raise WorkerError(FailureReason.INVALID_REQUEST, message)
@@ -49,6 +52,8 @@ class TorchScript:
         try:
             with _quiet(), torch.no_grad():
                 traced = torch.jit.trace(module.eval(), tensors, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+                if self._frozen:
+                    traced = torch.jit.freeze(traced)
                 torch.jit.save(traced, str(file), _extra_files=dict(provenance))
         except Exception as error:
             if is_out_of_memory(error):
@@ -86,4 +91,6 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.")
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+        # DeBERTa's code makes tensors of sizes, which are tensors already while it is traced.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"transformers\.models\.")
         yield

@@ -4,16 +4,20 @@ The exporter puts the pooling into the model, where parity proves it. For an art
 server pools as the manifest says.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.manifest import Manifest, Pooling, TensorSpec
+from torchscript_operator.serve.buckets import Buckets
 from torchscript_operator.serve.rows import Result
-from torchscript_operator.serve.tasks.base import Arrays, Task
+from torchscript_operator.serve.tasks.base import Arrays, InputError, Run, Task
+
+if TYPE_CHECKING:
+    from torchscript_operator.serve.tokenizing import Tokenizing
 
 SMALLEST_COUNT = 1e-9
 """Divisor of a mean over no token at all."""
@@ -30,9 +34,11 @@ TOKEN_VECTORS = ["batch", "sequence", "feature"]
 class FeatureExtraction(Task):
     """Embeddings."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(
+        self, manifest: Manifest, config: Mapping[str, Any] | None = None, facts: Mapping[str, Any] | None = None
+    ) -> None:
         """Find the output with a vector for each text, or else for each token."""
-        super().__init__(manifest)
+        super().__init__(manifest, config, facts)
         self._pooling = manifest.pooling or DEFAULT_POOLING
         pooled = None if self._pooling.mode == "none" else _output(manifest, TEXT_VECTORS)
         self._pool = pooled is None
@@ -50,6 +56,25 @@ class FeatureExtraction(Task):
         """One float32 vector of shape (width,) a row, or (sequence, width) when nothing is pooled."""
         vectors = outputs[self._output.name]
         return list(pool(vectors, mask, self._pooling) if self._pool else vectors)
+
+    async def predict(self, inputs: Any, parameters: Mapping[str, Any], tokenizing: "Tokenizing", run: Run) -> Any:
+        """Token vectors of a text, (1, sequence, width), or a list of such for texts; `truncation` cuts long ones.
+
+        Raises InputError.
+        """
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
+            raise InputError("inputs must be a text or a list of texts, none of them empty")
+        unknown = set(parameters) - {"truncation"}
+        if unknown or not isinstance(parameters.get("truncation", False), bool):
+            raise InputError("the only parameter of this task is truncation, true or false")
+        output = _output(self.manifest, TOKEN_VECTORS)
+        if output is None or not tokenizing.available:
+            raise InputError("this artifact has no token vectors or no tokenizer; use the Open Inference Protocol")
+        limit = Buckets.of(self.manifest).longest if parameters.get("truncation") else None
+        results = await run(await tokenizing.rows(texts, limit=limit, want="outputs"))
+        answers = [result[output.name][None] for result in results]
+        return answers[0] if isinstance(inputs, str) else answers
 
     def describe(self) -> dict[str, Any]:
         """The pooling beside the task."""

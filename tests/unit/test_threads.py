@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from torchscript_operator.serve.threads import available_threads, compute_threads, cpu_limit
+from torchscript_operator.artifact.threads import available_threads, compute_threads, cpu_limit
 
 
 def write(path: Path, text: str) -> None:

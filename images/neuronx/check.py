@@ -1,0 +1,20 @@
+"""Run in the build of the image: the base image has what the worker is written for, and all of it can be imported."""
+
+import sys
+from importlib import import_module
+
+import torch
+import transformers
+
+from torchscript_operator.export import build, verify
+from torchscript_operator.serve import loading
+
+if sys.version_info[:2] != (3, 12):
+    sys.exit(f"Python 3.12 is wanted, this is {sys.version}")
+if not torch.__version__.startswith("2.9"):
+    sys.exit(f"torch 2.9 is wanted, this is {torch.__version__}")
+if transformers.__version__ != "4.57.6":
+    sys.exit(f"Transformers 4.57.6 is wanted, this is {transformers.__version__}")
+if not hasattr(import_module("torch_neuronx"), "trace"):
+    sys.exit("torch_neuronx has no trace: it is an empty stub")
+print("worker:", build.__name__, verify.__name__, loading.__name__)

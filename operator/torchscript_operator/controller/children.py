@@ -1,0 +1,195 @@
+"""What is remembered of live children: their names, and what of each of them asks for a pass. All pure.
+
+A pass reads objects live; from here it only learns which there are. What is missing here may be there nevertheless, so
+nothing is decided from that alone: a creation meets what is there, an application looks first, a deletion lists.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+
+from torchscript_operator.api import conditions
+from torchscript_operator.controller import diagnose
+from torchscript_operator.controller.model import (
+    ATTEMPT_LABEL,
+    COMPONENT_LABEL,
+    MODEL_LABEL,
+    SERVING,
+    Json,
+    Model,
+)
+from torchscript_operator.controller.observed import condition, ended, is_true, label, past_deadline, settled
+from torchscript_operator.controller.queue import Key
+
+Urgency = Literal["now", "soon"]
+"""When a change of a child wants a pass: what a model's state depends on at once, mere figures together."""
+
+KINDS = {
+    "jobs": "batch/v1",
+    "pods": "v1",
+    "deployments": "apps/v1",
+    "services": "v1",
+    "horizontalpodautoscalers": "autoscaling/v2",
+    "poddisruptionbudgets": "policy/v1",
+}
+"""Children that are listened to: apiVersion by resource."""
+REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
+"""Written into our Deployments by their controller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One child in short."""
+
+    now: int = 0
+    """Changes with whatever the plan depends on; 0 as if there were no such child."""
+    soon: int = 0
+    """Changes with what the status merely repeats."""
+    attempt: str | None = None
+    """The attempt that a Job or its pod belongs to."""
+    over: bool = False
+    """A Job that has ended; a serving pod that has nothing to say."""
+
+
+ABSENT = Seen()
+
+
+def _identity(body: Json) -> list[object]:
+    metadata = body["metadata"]
+    annotations = {key: value for key, value in metadata.get("annotations", {}).items() if key != REVISION_ANNOTATION}
+    owners = metadata.get("ownerReferences")
+    return [
+        *(metadata["uid"], metadata.get("generation"), "deletionTimestamp" in metadata),
+        *(metadata.get("labels"), annotations, owners),
+    ]
+
+
+def _digest(*parts: object) -> int:
+    return hash(orjson.dumps(parts)) or 1
+
+
+def _job(body: Json) -> Seen:
+    is_over = ended(body)
+    now = _digest(_identity(body), is_over, is_true(body, "Failed"))
+    return Seen(now, attempt=label(body, ATTEMPT_LABEL), over=is_over)
+
+
+def _pod(body: Json) -> Seen:
+    uid, attempt = body["metadata"]["uid"], label(body, ATTEMPT_LABEL)
+    if label(body, COMPONENT_LABEL) == SERVING:
+        # A pod that is well says nothing: that it is Ready is in its Deployment's status.
+        well = is_true(body, "Ready") or "deletionTimestamp" in body["metadata"]
+        trouble = None if well else diagnose.pod_trouble(body, diagnose.SERVING_FIELDS)
+        return Seen(_digest(uid, str(trouble)) if trouble else 0, attempt=attempt, over=trouble is None)
+    trouble = diagnose.pod_trouble(body, diagnose.JOB_FIELDS)
+    # What the end of a pod means is for its Job to say; what keeps it from starting, only the pod says.
+    held = trouble is not None and trouble.exit_code is None
+    return Seen(_digest(uid, str(trouble)) if held else 0, _digest(uid, str(trouble)), attempt)
+
+
+def _deployment(body: Json) -> Seen:
+    status = body.get("status", {})
+    counts = [status.get(field) for field in ("replicas", "updatedReplicas", "readyReplicas")]
+    refused = (condition(body, "ReplicaFailure") or {}).get("message")
+    rollout = [settled(body), past_deadline(body), counts[0] == counts[1], status.get("availableReplicas"), refused]
+    return Seen(_digest(_identity(body), rollout), _digest(counts))
+
+
+def _wish(body: Json) -> Seen:
+    """A child of which only what it wants matters; its status changes all the time, and no pass looks at it."""
+    return Seen(_digest(_identity(body), body.get("spec")))
+
+
+_SEEN = {"jobs": _job, "pods": _pod, "deployments": _deployment}
+
+
+def seen(plural: str, body: Json) -> Seen:
+    """A child in short."""
+    return _SEEN.get(plural, _wish)(body)
+
+
+def key_of(body: Json) -> Key | None:
+    """The model that a child says it belongs to."""
+    name = label(body, MODEL_LABEL)
+    return Key(body["metadata"]["namespace"], name) if name else None
+
+
+class Children:
+    """All children of all models."""
+
+    def __init__(self) -> None:
+        """Know of none."""
+        self._of: dict[str, defaultdict[Key, dict[str, Seen]]] = {plural: defaultdict(dict) for plural in KINDS}
+
+    def of(self, plural: str, key: Key) -> dict[str, Seen]:
+        """A model's children of one kind, by name."""
+        return self._of[plural].get(key, {})
+
+    def note(self, plural: str, body: Json) -> tuple[Key, Urgency] | None:
+        """Take in a child as it is now; returns whose pass is wanted, and when."""
+        key = key_of(body)
+        if key is None:
+            return None
+        name, new = body["metadata"]["name"], seen(plural, body)
+        before = self.of(plural, key).get(name, ABSENT)
+        self._of[plural][key][name] = new
+        return _change(key, before, new)
+
+    def forget(self, plural: str, key: Key, name: str) -> tuple[Key, Urgency] | None:
+        """Take in that a child is gone."""
+        named = self.of(plural, key)
+        before = named.pop(name, ABSENT)
+        if not named:
+            self._of[plural].pop(key, None)
+        return _change(key, before, ABSENT)
+
+    def missing(self, plural: str, namespace: str | None, there: set[tuple[Key, str]]) -> list[tuple[Key, str]]:
+        """Children that are remembered but not among those that a list found."""
+        known = [(key, name) for key, named in self._of[plural].items() for name in named]
+        return [it for it in known if it not in there and namespace in {None, it[0].namespace}]
+
+    def to_read(self, model: Model) -> dict[str, list[str]]:
+        """Names of the children that a pass over a model has to look at, by kind.
+
+        Left out are Jobs whose end the status has taken in, with their pods, and serving pods that are well.
+        """
+        key = Key(model.namespace, model.name)
+        told = _told(model)
+        jobs = self.of("jobs", key)
+        past = {job.attempt for name, job in jobs.items() if job.over and told & {job.attempt, name}}
+        return {
+            "jobs": _names(jobs, past),
+            "pods": [name for name, pod in self.of("pods", key).items() if not pod.over and pod.attempt not in past],
+            "deployments": list(self.of("deployments", key)),
+            "services": [model.name] if self.of("services", key) or _is_new(model) else [],
+        }
+
+
+def _names(jobs: dict[str, Seen], past: set[str | None]) -> list[str]:
+    return [name for name, job in jobs.items() if not (job.over and job.attempt in past)]
+
+
+def _is_new(model: Model) -> bool:
+    """Whether to look for somebody else's Service, which does not bear our label, before one is to be applied."""
+    ready = next((found for found in model.status.conditions if found.type == conditions.READY), None)
+    conflict = ready is not None and ready.reason == conditions.NAME_CONFLICT
+    return model.status.observed_generation != model.generation or conflict
+
+
+def _told(model: Model) -> set[str | None]:
+    """Attempts and names of Jobs whose end is in the status."""
+    told: set[str | None] = set()
+    for target in model.status.targets:
+        told.add(target.attempt)
+        told.add(target.pending.attempt if target.pending else None)
+        told.add(target.last_failure.attempt if target.last_failure else None)
+        told.add(target.job if target.state == "Proven" else None)
+    return told - {None}
+
+
+def _change(key: Key, before: Seen, after: Seen) -> tuple[Key, Urgency] | None:
+    if before.now != after.now:
+        return key, "now"
+    return (key, "soon") if before.soon != after.soon else None

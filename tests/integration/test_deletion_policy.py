@@ -1,0 +1,141 @@
+"""Artifacts that go with their model, on a real API server with its controllers; the tests are the kubelet."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.controlplane import ControlPlane
+from tests.integration.conftest import api_server, install_crd, make_namespace, numbers
+from tests.integration.harness import Api, Json, Models, Operator, eventually
+from tests.unit import workers
+from torchscript_operator.artifact.failures import FailureReason
+
+FINALIZER = "torchscript.dev/artifacts"
+DELETED: dict[str, Any] = {"artifact": {"uri": "s3://artifacts/models", "deletionPolicy": "Delete"}}
+RETAINED: dict[str, Any] = {"artifact": {"uri": "s3://artifacts/models"}}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, settings_file: Path) -> Iterator[tuple[ControlPlane, Operator]]:
+    """An API server that collects garbage, and an operator of its own."""
+    with api_server(tmp_path_factory.mktemp("plane"), controllers=True) as running:
+        install_crd(running)
+        operator = Operator(running.kubeconfig, settings_file, tmp_path_factory.mktemp("log") / "operator.log")
+        operator.start()
+        eventually(lambda: operator.get("/readyz"), "the operator to be ready")
+        yield running, operator
+        operator.kill()
+        assert operator.faults() == []
+
+
+@pytest.fixture
+def models(world: tuple[ControlPlane, Operator]) -> Iterator[Models]:
+    with Api(world[0].kubeconfig) as api:
+        yield Models(api, make_namespace(world[0], f"deletion-{next(numbers)}"))
+
+
+def proven(models: Models, name: str, letter: str, **spec: Any) -> None:
+    """A model that serves nothing, with an artifact."""
+    models.create(name, serving={"targets": []}, **spec)
+    job = models.awaits_job(model=name)
+    ends(models, job, workers.terminated(0, workers.proven(letter)))
+    models.awaits("Ready", "True", name=name)
+
+
+def ends(models: Models, job: Json, state: Json) -> None:
+    """A Job's pod ends, which no kubelet runs; its controller then ends the Job."""
+    selector = f"batch.kubernetes.io/job-name={job['metadata']['name']}"
+    path = models.path("pods", group="/api/v1")
+    (pod,) = eventually(lambda: models.api("GET", f"{path}?labelSelector={selector}")["items"], "the Job's pod")
+    container = workers.pod_status("export", state)
+    models.api.merge(f"{path}/{pod['metadata']['name']}/status", {"status": container})
+
+
+def removal(models: Models) -> Json | None:
+    """The removal Job that runs."""
+    found = [
+        job for job in models.jobs() if "-remove-" in job["metadata"]["name"] and not job["status"].get("conditions")
+    ]
+    return next(iter(found), None)
+
+
+def removed(job: Json) -> list[str]:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    text = next(item["value"] for item in container["env"] if item["name"] == "TSM_REMOVE_REQUEST")
+    return [key[0] for key in yaml.safe_load(text)["keys"]]
+
+
+def is_gone(models: Models, name: str = "minilm") -> bool:
+    return models.api.find(models.path("torchscriptmodels", name)) is None
+
+
+def test_only_models_that_ask_for_removal_have_a_finalizer(models: Models) -> None:
+    models.create("kept", suspend=True, **RETAINED)
+    models.create("deleted", suspend=True, **DELETED)
+    models.awaits("Ready", "False", "Suspended", name="kept")
+    models.awaits("Ready", "False", "Suspended", name="deleted")
+    assert models.get("deleted")["metadata"]["finalizers"] == [FINALIZER]
+    assert "finalizers" not in models.get("kept")["metadata"]
+    assert models.get("deleted")["status"]["deletionPolicy"] == "Delete"
+    models.edit("deleted", artifact={"deletionPolicy": "Retain"})
+    eventually(lambda: "finalizers" not in models.get("deleted")["metadata"], "no finalizer")
+
+
+def test_model_goes_once_its_artifacts_are_removed_and_others_keep_theirs(models: Models) -> None:
+    proven(models, "minilm", "a", **DELETED)
+    models.edit(source={"s3": {"uri": "s3://models/second"}})
+    ends(models, models.awaits_job(), workers.terminated(0, workers.proven("b")))
+    eventually(lambda: models.get()["status"]["targets"][0]["key"] == "b" * 64, "the second artifact")
+    proven(models, "other", "b", **RETAINED)
+    # In the foreground, so that children go before the model: the removal has to outlive that.
+    models.api("DELETE", models.path("torchscriptmodels", "minilm"), {"propagationPolicy": "Foreground"})
+    job = eventually(lambda: removal(models), "the removal")
+    assert removed(job) == ["a"]
+    assert not is_gone(models)
+    ends(models, job, workers.terminated(0))
+    eventually(lambda: is_gone(models), "the model to go")
+    assert models.get("other")["status"]["targets"][0]["key"] == "b" * 64
+
+
+def test_model_goes_when_removal_fails_and_an_event_says_what_stays(models: Models) -> None:
+    proven(models, "minilm", "a", **DELETED)
+    models.delete()
+    job = eventually(lambda: removal(models), "the removal")
+    ends(models, job, workers.terminated(86, workers.failed(FailureReason.STORE_ACCESS_DENIED)))
+    eventually(lambda: is_gone(models), "the model to go")
+    (told,) = [event for event in models.events() if event["reason"] == "ArtifactsRetained"]
+    assert told["type"] == "Warning"
+    assert f"s3://artifacts/models/{'a' * 64}" in told["message"]
+
+
+def test_model_without_artifacts_goes_at_once(models: Models) -> None:
+    models.create(suspend=True, **DELETED)
+    eventually(lambda: models.get()["metadata"].get("finalizers"), "the finalizer")
+    models.delete()
+    eventually(lambda: is_gone(models), "the model to go")
+    assert models.jobs() == []
+
+
+def test_operator_that_restarts_goes_on_with_a_deletion(world: tuple[ControlPlane, Operator], models: Models) -> None:
+    proven(models, "minilm", "a", **DELETED)
+    world[1].kill()
+    models.delete()
+    world[1].start()
+    job = eventually(lambda: removal(models), "the removal")
+    world[1].kill()
+    ends(models, job, workers.terminated(0))
+    world[1].start()
+    eventually(lambda: is_gone(models), "the model to go")
+
+
+def test_namespace_that_is_deleted_does_not_wait_for_a_removal(
+    world: tuple[ControlPlane, Operator], models: Models
+) -> None:
+    proven(models, "minilm", "a", **DELETED)
+    pods = models.path("pods", group="/api/v1")
+    models.api("DELETE", pods, {"gracePeriodSeconds": 0})
+    world[0].kubectl.run("delete", "namespace", models.namespace, "--wait=false")
+    eventually(lambda: world[0].kubectl.get("namespace", models.namespace) is None, "no namespace", 60)

@@ -1,0 +1,205 @@
+"""Each Job and pod lands on the node that its files run on, by the real scheduler and the chart's own defaults.
+
+The nodes are kwok's: fake inf1, inf2 and CPU instances with their usual labels, taints and room.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.cluster.controlplane import control_plane
+from tests.golden.chart import rendering
+from tests.integration.conftest import await_ends, install_crd, install_rights, make_namespace
+from tests.integration.fake_nodes import fake_nodes
+from tests.integration.harness import Api, Json, Models, Operator, eventually
+from tests.unit import workers
+from torchscript_operator.artifact.outcome import ArtifactReference, ExportOutcome
+from torchscript_operator.artifact.request import EXPORT_VARIABLE, ExportRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cluster.controlplane import ControlPlane
+
+INF1 = {"name": "inf1", "compiler": "neuron"}
+INF2 = {"name": "inf2", "compiler": "neuronx"}
+INSTANCE_TYPE = "node.kubernetes.io/instance-type"
+numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """An API server with scheduler, controllers, nodes, and the operator under the chart's default settings."""
+    folder = tmp_path_factory.mktemp("placement")
+    settings = folder / "settings.yaml"
+    values = rendering.settings_of(rendering.case("default")) | {"artifactStore": {"uri": "s3://artifacts/models"}}
+    settings.write_text(yaml.safe_dump(values))
+    with control_plane(folder / "plane", controllers=True, scheduler=True) as running:
+        install_crd(running)
+        operator = Operator(install_rights(running, folder)[0], settings, folder / "operator.log")
+        with fake_nodes(running, folder):
+            operator.start()
+            try:
+                eventually(lambda: operator.get("/readyz"), "the operator to be ready")
+                yield running
+            finally:
+                operator.kill(signal.SIGTERM)
+    await_ends(running)
+    assert operator.faults() == []
+
+
+@pytest.fixture
+def models(site: ControlPlane) -> Iterator[Models]:
+    """A namespace of the test's own, whose pods take no room from the next one's."""
+    namespace = make_namespace(site, f"placement-{next(numbers)}")
+    with Api(site.kubeconfig) as api:
+        found = Models(api, namespace)
+        yield found
+        for model in api("GET", found.path("torchscriptmodels"))["items"]:
+            found.delete(model["metadata"]["name"])
+        site.kubectl.run("delete", "pods", "--all", f"--namespace={namespace}", "--force", "--grace-period=0")
+
+
+def pods(models: Models, component: str) -> list[Json]:
+    found = models.api("GET", models.path("pods", group="/api/v1"))["items"]
+    return [pod for pod in found if pod["metadata"]["labels"].get("torchscript.dev/component") == component]
+
+
+def placed(models: Models, part: str, component: str = "export") -> Json:
+    """The pod with a name of this kind, once it is bound to a node."""
+
+    def look() -> Json | None:
+        named = [pod for pod in pods(models, component) if part in pod["metadata"]["name"]]
+        return next((pod for pod in named if pod["spec"].get("nodeName")), None)
+
+    return eventually(look, f"a pod like {part} on a node; there are {pods(models, component)}")
+
+
+def node_of(pod: Json) -> str:
+    name: str = pod["spec"]["nodeName"]
+    return name
+
+
+def asked(pod: Json) -> ExportRequest:
+    (value,) = [item["value"] for item in pod["spec"]["containers"][0]["env"] if item["name"] == EXPORT_VARIABLE]
+    return ExportRequest.model_validate_json(value)
+
+
+def end(models: Models, pod: Json, message: str) -> None:
+    """Let a Job's pod succeed with a report, as a kubelet would tell it."""
+    state = workers.terminated(0, message)
+    statuses = [workers.container_status("export", state)]
+    path = f"{models.path('pods', pod['metadata']['name'], '/api/v1')}/status"
+    models.api.merge(path, {"status": {"phase": "Succeeded", "containerStatuses": statuses}})
+
+
+def compiled() -> str:
+    pending = ArtifactReference(uri=f"s3://artifacts/models/{'a' * 64}", digest=workers.digest_of("a"), size_bytes=1)
+    return ExportOutcome(request_digest="0" * 64, succeeded=True, key="a" * 64, pending=pending).to_json()
+
+
+@pytest.mark.parametrize(
+    ("target", "node"),
+    [
+        ({"name": "cpu"}, "m6i.8xlarge"),
+        (INF1, "inf1.6xlarge"),  # the only inf1 with the memory that compiling takes
+        (INF2, "inf2.8xlarge"),
+        ({**INF1, "verify": {}}, "m6i.8xlarge"),
+        ({**INF2, "verify": {}}, "m6i.8xlarge"),
+        ({**INF1, "job": {"nodeSelector": {INSTANCE_TYPE: "inf1.xlarge"}, "resources": {}}}, "inf1.xlarge"),
+    ],
+    ids=["torchscript", "neuron", "neuronx", "neuron compiles only", "neuronx compiles only", "named node"],
+)
+def test_export_lands_where_it_can_run(models: Models, target: dict[str, Any], node: str) -> None:
+    models.create(targets=[target])
+    assert node_of(placed(models, "minilm-export")) == node
+
+
+def test_two_steps_go_to_two_kinds_of_nodes_and_serving_follows(models: Models) -> None:
+    models.create(targets=[{**INF1, "verify": {}}])
+    first = placed(models, "minilm-export")
+    end(models, first, compiled())
+    second = placed(models, "minilm-verify")
+    assert models.awaits("ParityVerified", "Unknown", "Verifying")
+    assert models.deployment("minilm-inf1") is None
+    end(models, second, workers.proven("a"))
+    models.awaits("ParityVerified", "True")
+    server = placed(models, "minilm-inf1", "serving")
+    assert node_of(first) == "m6i.8xlarge"
+    assert {node_of(second).partition(".")[0], node_of(server).partition(".")[0]} == {"inf1"}
+    models.awaits("Ready", "True", "Serving")
+
+
+def test_proof_for_inf2_is_compiled_for_inf2(models: Models) -> None:
+    models.create(targets=[{**INF2, "verify": {}}])
+    first = placed(models, "minilm-export")
+    assert asked(first).compilation.arguments == ("--target", "inf2")
+    end(models, first, compiled())
+    second = placed(models, "minilm-verify")
+    assert asked(second).compilation == asked(first).compilation
+    assert node_of(second) == "inf2.8xlarge"
+
+
+@pytest.mark.parametrize(
+    ("target", "serving", "said"),
+    [
+        ({**INF1, "job": {"nodeSelector": {INSTANCE_TYPE: "inf2.8xlarge"}}}, {}, "spec.targets[].job asks for"),
+        ({**INF1, "verify": {"nodeSelector": {INSTANCE_TYPE: "inf2.8xlarge"}}}, {}, "spec.targets[].verify asks for"),
+        (INF1, {"nodeSelector": {INSTANCE_TYPE: "inf2.8xlarge"}}, "spec.serving asks for"),
+        (
+            INF2,
+            {"nodeSelector": {"karpenter.k8s.aws/instance-accelerator-name": "inferentia"}},
+            "instance-accelerator-name=inferentia",
+        ),
+    ],
+    ids=["job", "verify", "serving", "accelerator"],
+)
+def test_other_family_is_refused_before_anything_is_scheduled(
+    models: Models, target: dict[str, Any], serving: dict[str, Any], said: str
+) -> None:
+    models.create(targets=[target], serving=serving)
+    assert said in models.awaits("Stalled", "True", "IncompatibleNode")["message"]
+    assert models.jobs() == []
+
+
+def test_artifact_for_inf1_is_not_moved_to_inf2(models: Models) -> None:
+    models.create(targets=[INF1])
+    end(models, placed(models, "minilm-export"), workers.proven("a"))
+    server = placed(models, "minilm-inf1", "serving")
+    models.awaits("Ready", "True", "Serving")
+    models.edit(serving={"nodeSelector": {INSTANCE_TYPE: "inf2.8xlarge"}})
+    models.awaits("Stalled", "True", "IncompatibleNode")
+    models.awaits("Ready", "True")
+    assert [pod["metadata"]["name"] for pod in pods(models, "serving")] == [server["metadata"]["name"]]
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ({"nodeSelector": {INSTANCE_TYPE: "inf1.24xlarge"}}, f"job.nodeSelector or affinity asks for {INSTANCE_TYPE}"),
+        ({"resources": {"limits": {"aws.amazon.com/neuron": 16}}}, "Insufficient aws.amazon.com/neuron"),
+        ({"nodeSelector": {"pool": "none"}}, "asks for pool=none"),
+    ],
+    ids=["instance type", "chips", "label"],
+)
+def test_request_that_no_node_meets_says_why(models: Models, job: dict[str, Any], said: str) -> None:
+    models.create(targets=[{**INF1, "job": job}])
+    assert said in models.awaits("Compiled", "False", "Unschedulable")["message"]
+    (pod,) = pods(models, "export")
+    assert "nodeName" not in pod["spec"]
+
+
+def test_label_of_the_users_own_does_not_lead_to_the_other_family(site: ControlPlane, models: Models) -> None:
+    """A selector that only an inf2 node meets: the scheduler is held to inf1 all the same, and nothing is placed."""
+    site.kubectl.run("label", "node", "inf2.8xlarge", "pool=accelerated")
+    try:
+        models.create(targets=[{**INF1, "job": {"nodeSelector": {"pool": "accelerated"}}}])
+        models.awaits("Compiled", "False", "Unschedulable")
+        assert all("nodeName" not in pod["spec"] for pod in pods(models, "export"))
+    finally:
+        site.kubectl.run("label", "node", "inf2.8xlarge", "pool-")

@@ -1,0 +1,91 @@
+"""The operator's process: how it starts, what it answers, and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.controlplane import ControlPlane
+from tests.integration.conftest import SETTINGS, api_server
+from tests.integration.harness import Models, Operator, eventually
+
+
+def run(kubeconfig: Path, settings: str, *, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+    """Run the operator until it ends by itself."""
+    environment = os.environ | {"KUBECONFIG": str(kubeconfig), "TSM_SETTINGS": settings, "TSM_HEALTH_PORT": "0"}
+    command = [sys.executable, "-m", "torchscript_operator.controller"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+
+
+@pytest.mark.parametrize("text", ["workerImage: [unclosed", "workers: 1", "workerImage: w\nunknown: 1", ""])
+def test_bad_settings_end_it_with_one_line_and_code_2(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    done = run(tmp_path / "unused", str(path))
+    assert done.returncode == 2
+    assert "the settings file (TSM_SETTINGS) is bad" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_absent_settings_end_it_with_code_2(tmp_path: Path) -> None:
+    assert run(tmp_path / "unused", str(tmp_path / "absent.yaml")).returncode == 2
+
+
+def test_absent_definition_ends_it_with_one_line_and_code_3(tmp_path: Path, settings_file: Path) -> None:
+    with api_server(tmp_path / "bare") as bare:
+        done = run(bare.kubeconfig, str(settings_file))
+    assert done.returncode == 3
+    last = done.stderr.splitlines()[-1]
+    assert "install the CRD, then start the operator" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_it_answers_health_and_metrics(operator: Operator, models: Models) -> None:
+    models.create()
+    models.awaits_job()
+    assert operator.get("/healthz") == "ok"
+    assert operator.get("/readyz") == "ok"
+    metrics = operator.get("/metrics") or ""
+    for name in ("tsm_reconcile_total", "tsm_queue_depth", "tsm_api_calls_total", "tsm_last_event_timestamp_seconds"):
+        assert name in metrics
+
+
+def test_sigterm_ends_it_fast_with_code_0_and_no_warning(
+    rights: tuple[Path, str], settings_file: Path, models: Models, tmp_path: Path
+) -> None:
+    operator = Operator(rights[0], settings_file, tmp_path / "operator.log")
+    operator.start()
+    models.create()
+    for plural in ("torchscriptmodels", "jobs"):  # kopf waits 5 s for what it has only begun to watch
+        eventually(
+            lambda heard=f'resource="{plural}"': heard in (operator.get("/metrics") or ""), f"a watch of {plural}"
+        )
+    started = time.monotonic()
+    assert operator.kill(signal.SIGTERM) == 0
+    assert time.monotonic() - started < 5
+    assert {line["level"] for line in operator.lines()} <= {"debug", "info"}
+
+
+def test_watched_namespaces_are_the_only_ones(
+    plane: ControlPlane, models: Models, only_operator: Operator, tmp_path: Path
+) -> None:
+    if only_operator.alive:
+        only_operator.kill(signal.SIGTERM)
+    outside = Models(models.api, "default")
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(yaml.safe_dump({**SETTINGS, "watchNamespaces": [models.namespace]}))
+    scoped = Operator(plane.kubeconfig, settings, tmp_path / "operator.log")
+    scoped.start()
+    try:
+        outside.create()
+        models.create()
+        models.serves("a")
+        assert outside.jobs() == []
+    finally:
+        scoped.kill(signal.SIGTERM)
+        outside.delete()

@@ -1,0 +1,119 @@
+"""The chart's own RBAC is enough, and no more than that."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.controlplane import ControlPlane
+from tests.integration.conftest import SETTINGS, install_rights, make_namespace
+from tests.integration.harness import OTHER, Api, Json, Models, Operator, audit, eventually, now
+from tests.unit import workers
+
+UNUSED = frozenset(
+    {
+        ("update", "torchscriptmodels/finalizers"),  # no call: OwnerReferencesPermissionEnforcement asks for it
+        ("create", "deployments"),  # no call: a server-side apply of what is not there asks for it
+        ("create", "services"),  # the same
+        ("create", "horizontalpodautoscalers"),  # the same
+        ("create", "poddisruptionbudgets"),  # the same
+    }
+)
+"""Rights that no call uses."""
+
+
+def use_everything(models: Models) -> None:
+    """Everything that the operator does: create, apply, heal, delete, tell."""
+    store = {"uri": "s3://artifacts/models", "deletionPolicy": "Delete"}
+    models.create("minilm", serving={"autoscaling": {"maxReplicas": 3}}, artifact=store)
+    models.serves("a")
+    models.edit(serving={"autoscaling": None})
+    models.edit(source=OTHER)
+    old = models.awaits_job()["metadata"]["name"]
+    models.edit(source={"s3": {"uri": "s3://models/third"}})
+    models.awaits_job(but=old)
+    models.edit(serving={"targets": []})
+    eventually(lambda: models.deployment() is None, "no Deployment")
+    eventually(lambda: models.service() is None, "no Service")
+    usurped = models.create("usurped") and models.awaits_job(model="usurped")
+    models.delete("usurped")
+    path = models.path("jobs", usurped["metadata"]["name"], "/apis/batch/v1")
+    models.api("DELETE", path, {"propagationPolicy": "Background"})
+    models.strangers_job(usurped["metadata"]["name"])
+    models.create("usurped")
+    models.awaits("Stalled", "True", "ChildRejected", name="usurped")
+    models.create("waiting")
+    models.job_status(models.awaits_job(model="waiting"), {"startTime": now()})
+
+
+def refused(plane: ControlPlane, user: str) -> list[str]:
+    return [
+        f"{event['verb']} {event['requestURI']}"
+        for event in audit(plane, user)
+        if event["responseStatus"]["code"] in {401, 403} and "quota" not in event["responseStatus"].get("message", "")
+    ]
+
+
+def granted(rules: list[Json]) -> set[tuple[str, str]]:
+    return {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+
+
+def used(plane: ControlPlane, user: str) -> set[tuple[str, str]]:
+    found = set()
+    for event in audit(plane, user, stages=("ResponseStarted", "ResponseComplete")):
+        about = event.get("objectRef", {})
+        resource = about.get("resource", "")
+        found.add((event["verb"], f"{resource}/{about['subresource']}" if "subresource" in about else resource))
+    return found
+
+
+@pytest.mark.usefixtures("operator")
+def test_nothing_is_refused_and_nothing_is_granted_in_vain(
+    plane: ControlPlane, rights: tuple[Path, str], models: Models
+) -> None:
+    use_everything(models)
+    eventually(lambda: ("list", "events") in used(plane, rights[1]), "a look for events about a Job without a pod")
+    assert refused(plane, rights[1]) == []
+    (role,) = [
+        item
+        for item in models.api("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles")["items"]
+        if item["metadata"]["labels"].get("app.kubernetes.io/instance") == "tsm"
+    ]
+    unused = granted(role["rules"]) - used(plane, rights[1])
+    assert unused <= UNUSED, "granted and never used"
+
+
+@pytest.mark.usefixtures("rights")
+def test_role_has_no_wildcard_and_no_secrets(models: Models) -> None:
+    roles = models.api("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles")["items"]
+    (role,) = [item for item in roles if item["metadata"]["labels"].get("app.kubernetes.io/instance") == "tsm"]
+    text = yaml.safe_dump(role["rules"])
+    assert "*" not in text
+    assert "secrets" not in text
+    assert "configmaps" not in text
+
+
+@pytest.fixture
+def scoped(plane: ControlPlane, api: Api, only_operator: Operator, tmp_path: Path) -> Any:
+    """A namespace, and an operator that has rights in it alone."""
+    if only_operator.alive:
+        only_operator.kill(signal.SIGTERM)
+    name = make_namespace(plane, "scoped")
+    values = ("--set", f"watchNamespaces={{{name}}}", "--set", "nameOverride=scoped")
+    kubeconfig, user = install_rights(plane, tmp_path, *values)
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(yaml.safe_dump({**SETTINGS, "watchNamespaces": [name]}))
+    operator = Operator(kubeconfig, settings, tmp_path / "operator.log")
+    operator.start()
+    yield Models(api, name), user
+    operator.kill(signal.SIGTERM)
+
+
+def test_scoped_operator_needs_only_a_role_in_its_namespace(plane: ControlPlane, scoped: tuple[Models, str]) -> None:
+    models, user = scoped
+    models.create()
+    models.serves("a")
+    assert models.get()["status"]["targets"][0]["artifact"]["digest"] == workers.digest_of("a")
+    assert refused(plane, user) == []

@@ -1,0 +1,276 @@
+"""A serving model is changed, broken and edited by hand."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from tests.cluster.controlplane import ControlPlane
+from tests.integration.harness import OTHER, Json, Models, Operator, eventually, now, writes
+from tests.unit import workers
+from torchscript_operator.artifact.failures import CLASSES, FailureReason
+
+PLACED: dict[str, Any] = {
+    "targets": [
+        {
+            "name": "cpu",
+            "job": {
+                "nodeSelector": {"disk": "nvme"},
+                "tolerations": [{"key": "pool", "operator": "Equal", "value": "", "effect": "NoSchedule"}],
+                "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+                "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"cpu": 1}},
+            },
+        }
+    ],
+    "serving": {
+        "replicas": 2,
+        "nodeSelector": {"pool": "serving"},
+        "tolerations": [{"key": "pool", "operator": "Exists", "value": ""}],
+        "resources": {"requests": {"cpu": 0, "memory": "0.5Gi"}, "limits": {"memory": "1024Mi", "cpu": "1500m"}},
+    },
+    "artifact": {"persistentVolumeClaim": {"claimName": "artifacts"}},
+    "source": {"persistentVolumeClaim": {"claimName": "models"}},
+}
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+
+def idle(operator: Operator, plane: ControlPlane, user: str, models: Models) -> None:
+    """Ask for passes that have nothing to do, and see that they write nothing."""
+    for number in range(3):
+        before = writes(plane, user, models.namespace)
+        passes = finished(operator)
+        models.annotate(poke=str(number))
+        eventually(lambda passes=passes: finished(operator) > passes, "a pass")
+        assert writes(plane, user, models.namespace) == before
+
+
+def finished(operator: Operator) -> float:
+    """Passes that went well, as the operator counts them."""
+    text = operator.get("/metrics") or ""
+    counts = [
+        float(line.split()[-1]) for line in text.splitlines() if line.startswith('tsm_reconcile_total{result="succ')
+    ]
+    return sum(counts)
+
+
+def deployment_path(models: Models) -> str:
+    return models.path("deployments", "minilm-cpu", "/apis/apps/v1")
+
+
+def container(deployment: Json) -> Json:
+    (only,) = deployment["spec"]["template"]["spec"]["containers"]
+    found: Json = only
+    return found
+
+
+def test_bad_update_leaves_what_serves_untouched(models: Models) -> None:
+    models.create()
+    models.serves("a")
+    before = models.deployment()
+    models.edit(source=OTHER)
+    models.export_fails(CLASSES[FailureReason.PARITY_FAILED].exit_code, workers.failed(FailureReason.PARITY_FAILED))
+    models.awaits("Stalled", "True", "ParityFailed")
+    models.awaits("Ready", "True")
+    assert models.deployment() == before
+
+
+def test_good_update_rolls_over(models: Models) -> None:
+    models.create()
+    models.serves("a")
+    models.edit(source=OTHER)
+    models.serves("b")
+
+
+def test_late_rollout_goes_back_and_stays(models: Models) -> None:
+    models.create()
+    models.serves("a")
+    models.edit(source=OTHER)
+    models.export_ends("b")
+    deployment = models.awaits_rollout("b")
+    models.deployment_status(deployment, workers.rolling(deployment, late=True))
+    models.rollout_ends("a")
+    models.awaits("Stalled", "True", "RolledBack")
+    models.awaits("Ready", "True")
+
+
+def test_replay_that_fails_goes_back_at_once(models: Models) -> None:
+    models.create()
+    models.serves("a")
+    models.edit(source=OTHER)
+    models.export_ends("b")
+    deployment = models.awaits_rollout("b")
+    models.deployment_status(deployment, workers.rolling(deployment))
+    crash = workers.terminated(90, workers.serve_failed(FailureReason.REPLAY_FAILED, "b"))
+    models.pod(deployment, workers.pod_status("server", crash))
+    models.awaits_rollout("a")
+    models.awaits("Stalled", "True", "RolledBack")
+
+
+def test_deleted_deployment_comes_back(models: Models) -> None:
+    models.create()
+    models.serves("a")
+    old = models.api("GET", deployment_path(models))["metadata"]["uid"]
+    models.api("DELETE", deployment_path(models), {"propagationPolicy": "Background"})
+    found = models.awaits_rollout("a")
+    assert found["metadata"]["uid"] != old
+
+
+def test_deleted_service_comes_back(models: Models) -> None:
+    models.create()
+    models.serves("a")
+    models.api("DELETE", models.path("services", "minilm", "/api/v1"))
+    eventually(models.service, "the Service")
+
+
+def test_deleted_running_job_comes_back(models: Models) -> None:
+    models.create()
+    job = models.awaits_job()
+    path = models.path("jobs", job["metadata"]["name"], "/apis/batch/v1")
+    models.api("DELETE", path, {"propagationPolicy": "Background"})
+    eventually(lambda: [it for it in models.jobs() if it["metadata"]["uid"] != job["metadata"]["uid"]], "the Job")
+
+
+def test_hand_edited_deployment_is_put_right(models: Models) -> None:
+    models.create()
+    models.serves("a")
+    edited = models.api("GET", deployment_path(models))
+    container(edited)["image"] = "evil:1"
+    edited["spec"]["replicas"] = 7
+    del edited["metadata"]["labels"]["app.kubernetes.io/managed-by"]
+    models.api("PUT", deployment_path(models), edited)
+
+    def right() -> bool:
+        found = models.api("GET", deployment_path(models))
+        labelled = found["metadata"]["labels"].get("app.kubernetes.io/managed-by") == "torchscript-operator"
+        return container(found)["image"] == "worker:test" and found["spec"]["replicas"] == 1 and labelled
+
+    eventually(right, "the Deployment as it was")
+
+
+def test_what_others_add_to_a_child_stays_and_costs_no_writes(
+    operator: Operator, plane: ControlPlane, rights: tuple[Any, str], models: Models
+) -> None:
+    models.create()
+    models.serves("a")
+    edited = models.api("GET", deployment_path(models))
+    container(edited)["env"].append({"name": "INJECTED", "value": "1"})
+    edited["metadata"]["annotations"]["example.com/team"] = "search"
+    models.api("PUT", deployment_path(models), edited)
+    models.rollout_ends("a")
+    models.awaits("Ready", "True")
+    models.awaits("Reconciling", "False")
+    idle(operator, plane, rights[1], models)
+    found = models.api("GET", deployment_path(models))
+    assert {"name": "INJECTED", "value": "1"} in container(found)["env"]
+
+
+def test_converged_model_costs_no_writes(
+    operator: Operator, plane: ControlPlane, rights: tuple[Any, str], models: Models
+) -> None:
+    models.create()
+    models.serves("a")
+    idle(operator, plane, rights[1], models)
+
+
+def test_children_with_everything_set_are_not_applied_for_ever(
+    operator: Operator, plane: ControlPlane, rights: tuple[Any, str], models: Models
+) -> None:
+    models.create(**PLACED)
+    models.serves("a")
+    idle(operator, plane, rights[1], models)
+
+
+def test_failed_model_costs_no_writes(
+    operator: Operator, plane: ControlPlane, rights: tuple[Any, str], models: Models
+) -> None:
+    models.create()
+    models.export_fails(66, workers.failed(FailureReason.SOURCE_NOT_FOUND))
+    models.awaits("Stalled", "True")
+    idle(operator, plane, rights[1], models)
+
+
+def test_field_that_is_taken_from_the_spec_is_taken_from_the_child(models: Models) -> None:
+    models.create(serving={"nodeSelector": {"pool": "serving"}})
+    models.serves("a")
+    models.edit(serving={"nodeSelector": None})
+    eventually(lambda: "nodeSelector" not in models.api("GET", deployment_path(models))["spec"]["template"]["spec"], "")
+
+
+def test_status_field_that_no_longer_holds_goes(models: Models) -> None:
+    models.create(targets=[{"name": "cpu"}, {"name": "two"}])
+    models.export_fails(66, workers.failed(FailureReason.SOURCE_NOT_FOUND))
+    eventually(lambda: "lastFailure" in models.get()["status"]["targets"][0], "the failure in the status")
+    models.edit(targets=[{"name": "cpu"}], source=OTHER)
+    models.serves("b")
+    (target,) = models.get()["status"]["targets"]
+    assert "lastFailure" not in target
+    models.edit(serving={"targets": []})
+    eventually(lambda: "serving" not in models.get()["status"], "the status without serving")
+
+
+def test_scale_reaches_the_deployment_and_its_status_the_scale(plane: ControlPlane, models: Models) -> None:
+    models.create()
+    models.serves("a")
+    plane.kubectl.run("scale", "tsm/minilm", "--replicas=3", f"--namespace={models.namespace}")
+    eventually(lambda: models.api("GET", deployment_path(models))["spec"]["replicas"] == 3, "three replicas")
+    models.rollout_ends("a")
+    models.awaits("Reconciling", "False")
+    scale = models.api("GET", f"{models.path('torchscriptmodels', 'minilm')}/scale")
+    assert scale["status"]["replicas"] == 3
+    assert "torchscript.dev/model=minilm" in scale["status"]["selector"]
+
+
+def test_suspended_model_starts_nothing_until_it_is_resumed(models: Models) -> None:
+    models.create(suspend=True)
+    models.awaits("Ready", "False", "Suspended")
+    assert models.jobs() == []
+    models.edit(suspend=False)
+    models.awaits_job()
+
+
+def test_spec_that_goes_back_uses_its_old_job(models: Models) -> None:
+    first = models.create()["spec"]["source"]
+    models.serves("a")
+    models.edit(source=OTHER)
+    models.serves("b")
+    models.edit(source=first)
+    models.rollout_ends("a")
+    models.awaits("Ready", "True")
+    assert len(models.jobs()) == 2
+
+
+def test_deployment_that_somebody_else_made_is_not_taken_over(models: Models) -> None:
+    labels = {"app": "other"}
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "other:1"}]}}
+    body = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "minilm-cpu"},
+        "spec": {"selector": {"matchLabels": labels}, "template": pod},
+    }
+    models.api("POST", models.path("deployments", group="/apis/apps/v1"), body)
+    before = models.deployment()
+    models.create()
+    models.export_ends("a")
+    models.awaits("Available", "False", "NameConflict")
+    assert models.deployment() == before
+
+
+def test_service_that_somebody_else_made_is_not_taken_over(models: Models) -> None:
+    body = {"metadata": {"name": "minilm"}, "spec": {"ports": [{"port": 80}], "selector": {"app": "other"}}}
+    models.api("POST", models.path("services", group="/api/v1"), body)
+    before = copy.deepcopy(models.service())
+    models.create()
+    models.export_ends("a")
+    models.rollout_ends("a")
+    models.awaits("Ready", "False", "NameConflict")
+    assert models.service() == before
+
+
+def test_time_of_a_condition_stays_while_its_status_does(models: Models) -> None:
+    models.create()
+    before = models.awaits("Ready", "False", "Exporting")["lastTransitionTime"]
+    eventually(lambda: now() > before, "the next second")
+    models.pod(models.awaits_job(), workers.pod_status("export", workers.waiting("ErrImagePull", "no")))
+    assert models.awaits("Ready", "False", "ImagePullFailed")["lastTransitionTime"] == before
