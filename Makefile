@@ -87,6 +87,11 @@ verify: venv ## Fail where a generated file is not what it is generated from
 lock: $(UV) ## Resolve and lock all requirements again
 	@images/lock.sh $(UV)
 
+.PHONY: bench-operator
+bench-operator: venv ## What the operator costs at 100, 1,000 and 10,000 models (about an hour; BENCH=--quick: 100 and 1,000)
+	@$(PYTHON) -m tests.cluster build kubernetes etcd helm kwok
+	@$(PYTHON) -m tests.bench.operator $(BENCH)
+
 .PHONY: images
 images: venv ## Build the operator's and the worker's image (about 3 minutes, seconds after a change of code)
 	@$(PYTHON) -m tests.cluster.images build

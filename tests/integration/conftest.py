@@ -44,7 +44,14 @@ def await_ends(plane: ControlPlane, name: str = "") -> None:
 
 def install_crd(plane: ControlPlane) -> None:
     plane.kubectl.run("apply", "--server-side", f"--filename={ROOT / 'crds'}")
-    plane.kubectl.run("wait", "--for=condition=Established", "crd/torchscriptmodels.torchscript.dev")
+
+    def established() -> bool:
+        # `kubectl wait` fails where the object has no condition at all yet.
+        found = plane.kubectl.get("crd", "torchscriptmodels.torchscript.dev") or {}
+        conditions = found.get("status", {}).get("conditions") or []
+        return any((item["type"], item["status"]) == ("Established", "True") for item in conditions)
+
+    eventually(established, "the definition is established")
 
 
 def make_namespace(plane: ControlPlane, name: str) -> str:

@@ -14,6 +14,9 @@ from tests.cluster.controlplane import ControlPlane
 from tests.integration.conftest import SETTINGS, api_server
 from tests.integration.harness import Models, Operator, eventually
 
+GRACE_SECONDS = 20
+"""Well below the 30 s that the kubelet gives a pod; kopf alone may take five, and a busy machine more."""
+
 
 def run(kubeconfig: Path, settings: str, *, seconds: float = 30) -> subprocess.CompletedProcess[str]:
     """Run the operator until it ends by itself."""
@@ -55,7 +58,7 @@ def test_it_answers_health_and_metrics(operator: Operator, models: Models) -> No
         assert name in metrics
 
 
-def test_sigterm_ends_it_fast_with_code_0_and_no_warning(
+def test_sigterm_ends_it_within_its_grace_period_with_code_0_and_no_warning(
     rights: tuple[Path, str], settings_file: Path, models: Models, tmp_path: Path
 ) -> None:
     operator = Operator(rights[0], settings_file, tmp_path / "operator.log")
@@ -67,7 +70,7 @@ def test_sigterm_ends_it_fast_with_code_0_and_no_warning(
         )
     started = time.monotonic()
     assert operator.kill(signal.SIGTERM) == 0
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < GRACE_SECONDS
     assert {line["level"] for line in operator.lines()} <= {"debug", "info"}
 
 
