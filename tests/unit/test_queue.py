@@ -74,6 +74,33 @@ async def test_wish_during_a_pass_brings_exactly_one_more() -> None:
     assert passes.seen == [ONE, ONE]
 
 
+async def test_what_a_person_asked_for_goes_before_what_the_cluster_reports() -> None:
+    passes = Passes()
+    queue = Queue(passes, 1)
+    queue.add(ONE)
+    queue.add(TWO, asked=True)
+    task = asyncio.create_task(queue.run())
+    await until(lambda: len(passes.seen) == 2)
+    task.cancel()
+    assert passes.seen == [TWO, ONE]
+
+
+async def test_no_pass_begins_before_all_children_are_known() -> None:
+    passes, known = Passes(), asyncio.Event()
+
+    async def wait() -> None:
+        await known.wait()
+
+    queue = Queue(passes, 2)
+    task = asyncio.create_task(queue.run(wait))
+    queue.add(ONE)
+    await asyncio.sleep(0.01)
+    assert passes.seen == []
+    known.set()
+    await until(lambda: passes.seen == [ONE])
+    task.cancel()
+
+
 async def test_one_key_is_never_worked_on_twice_at_once() -> None:
     passes = Passes()
     passes.gate.clear()

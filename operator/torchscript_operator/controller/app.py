@@ -5,7 +5,6 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Iterable
 from http import HTTPStatus
 
 import kopf
@@ -66,12 +65,6 @@ async def resync(cluster: Cluster, queue: Queue, settings: Settings, state: heal
         await asyncio.sleep(settings.resync_seconds * spread)
 
 
-async def work(queue: Queue, watches: Iterable[Watch]) -> None:
-    """Make passes for ever, once it is known which children there are."""
-    await asyncio.gather(*(it.listed.wait() for it in watches))
-    await queue.run()
-
-
 async def watch(listener: handlers.Listener, settings: Settings) -> None:
     """Run kopf's watchers until they end."""
     registry = kopf.OperatorRegistry()
@@ -100,10 +93,15 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
             for plural in KINDS
             for namespace in settings.watch_namespaces or (None,)
         ]
+
+        async def known() -> None:
+            for it in watches:
+                await it.listed.wait()
+
         state = health.Health(queue.oldest_seconds, settings.resync_seconds)
         async with health.serve(state, port):
             parts = {
-                asyncio.create_task(work(queue, watches), name="queue"),
+                asyncio.create_task(queue.run(known), name="queue"),
                 *(asyncio.create_task(it.run(), name=f"watch of {it.plural}") for it in watches),
                 asyncio.create_task(resync(cluster, queue, settings, state), name="resync"),
                 asyncio.create_task(watch(handlers.Listener(queue), settings), name="watch"),

@@ -69,13 +69,19 @@ class Queue:
         """How long the key at the head has waited."""
         return time.monotonic() - min(self._waiting.values()) if self._waiting else 0.0
 
-    async def run(self) -> None:
-        """Work until cancelled. An error of the queue's own ends it, and with it the operator."""
+    async def run(self, known: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Work until cancelled, from when `known` has returned. An error of its own ends it, and with it the operator.
+
+        The workers exist from the beginning: kopf takes tasks that appear later for its own, and at the end waits for
+        them.
+        """
         async with asyncio.TaskGroup() as group:
             for _ in range(self._workers):
-                group.create_task(self._work())
+                group.create_task(self._work(known))
 
-    async def _work(self) -> None:
+    async def _work(self, known: Callable[[], Awaitable[None]] | None) -> None:
+        if known is not None:
+            await known()
         while True:
             _, _, key = await self._ready.get()
             metrics.QUEUE_SECONDS.observe(time.monotonic() - self._waiting.pop(key))
