@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MARK = "TSM_CLUSTER_MEMBER"
 """Environment variable of everything we start (containerd's shims inherit it): its value is the state folder."""
 
+_outliving: list[subprocess.Popen[bytes]] = []
+"""Children that go on after their supervisor: Python warns of one that is forgotten while it runs."""
+
 _PROC = Path("/proc")
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a child gets when the thread that started it ends."""
@@ -207,6 +210,8 @@ class Supervisor:
                 preexec_fn=before_exec,  # noqa: PLW1509 - it takes no lock that another thread may hold
             )
         self._children[child.pid] = child
+        if not self.bound:
+            _outliving.append(child)
 
     def _reap(self) -> None:
         for pid, child in list(self._children.items()):
