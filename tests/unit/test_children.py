@@ -213,6 +213,53 @@ def test_what_a_list_lacks_is_missing_in_its_namespace_only(children: Children, 
     assert children.missing("jobs", None, {(KEY, name)}) == []
 
 
+# What a pass writes.
+
+
+def test_event_of_our_own_write_wants_none_whenever_it_comes(children: Children, world: World) -> None:
+    job = world.running()
+    name = job["metadata"]["name"]
+    children.begin("jobs", KEY, name)
+    assert children.note("jobs", job) is None
+    assert not children.finish("jobs", KEY, name, job)
+    assert children.note("jobs", job) is None
+
+
+def test_other_change_during_a_write_is_told_with_its_answer(children: Children, world: World) -> None:
+    job = world.running()
+    name = job["metadata"]["name"]
+    ended = {**job, "status": workers.complete(stamp(world.now))}
+    children.begin("jobs", KEY, name)
+    assert children.note("jobs", ended) is None
+    assert children.finish("jobs", KEY, name, job)
+    assert children.note("jobs", ended) is None, "the newer state is kept"
+
+
+def test_deletion_during_a_write_is_told_with_its_answer(children: Children, world: World) -> None:
+    job = world.running()
+    name = job["metadata"]["name"]
+    children.begin("jobs", KEY, name)
+    assert children.forget("jobs", KEY, name) is None
+    assert children.finish("jobs", KEY, name, job)
+    assert children.of("jobs", KEY) == {}
+
+
+def test_write_without_an_answer_tells_of_what_was_heard(children: Children, world: World) -> None:
+    job = world.running()
+    name = job["metadata"]["name"]
+    children.begin("jobs", KEY, name)
+    children.note("jobs", job)
+    assert children.finish("jobs", KEY, name, None)
+    assert list(children.of("jobs", KEY)) == [name]
+
+
+def test_write_that_failed_leaves_nothing_behind(children: Children, world: World) -> None:
+    children.begin("jobs", KEY, "x")
+    assert not children.finish("jobs", KEY, "x", None)
+    assert children.of("jobs", KEY) == {}
+    assert children.note("jobs", world.running()) == NOW
+
+
 # What a pass reads.
 
 
@@ -272,11 +319,19 @@ def test_serving_pod_is_read_only_in_trouble() -> None:
     assert known(world).to_read(world.model)["pods"] == [pod["metadata"]["name"]]
 
 
-def test_somebody_elses_service_is_looked_for_at_first_and_while_it_is_in_the_way() -> None:
+def test_somebody_elses_service_is_looked_for_from_the_second_pass_until_ours_is_there() -> None:
     world = World()
-    assert Children().to_read(world.model)["services"] == ["minilm"]
-    world.step()
     assert Children().to_read(world.model)["services"] == []
+    world.step()
+    assert Children().to_read(world.model)["services"] == ["minilm"]
+    world.export_ends(workers.proven())
+    world.settle()
+    assert Children().to_read(world.model)["services"] == []
+
+
+def test_somebody_elses_service_is_looked_for_while_it_is_in_the_way() -> None:
+    world = World()
+    world.serves()
     ready = next(it for it in world.body["status"]["conditions"] if it["type"] == conditions.READY)
     ready["reason"] = conditions.NAME_CONFLICT
     assert Children().to_read(world.model)["services"] == ["minilm"]

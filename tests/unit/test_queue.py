@@ -85,6 +85,66 @@ async def test_what_a_person_asked_for_goes_before_what_the_cluster_reports() ->
     assert passes.seen == [TWO, ONE]
 
 
+async def test_what_is_left_of_a_pass_waits_for_what_a_person_asked_for() -> None:
+    seen: list[str] = []
+
+    async def rest() -> None:
+        seen.append("rest")
+
+    async def reconcile(key: Key) -> queues.Rest:
+        seen.append(key.name)
+        return rest
+
+    queue = Queue(reconcile, 1)
+    queue.add(ONE, asked=True)
+    queue.add(TWO, asked=True)
+    task = asyncio.create_task(queue.run())
+    await until(lambda: len(seen) == 4)
+    task.cancel()
+    assert seen == ["one", "two", "rest", "rest"]
+
+
+async def test_event_before_the_rest_of_a_pass_brings_another_pass_after_it() -> None:
+    seen: list[str] = []
+    queue: Queue
+
+    async def rest() -> None:
+        seen.append("rest")
+
+    async def reconcile(key: Key) -> queues.Rest | None:
+        seen.append(key.name)
+        if len(seen) > 1:
+            return None
+        queue.add(ONE)
+        return rest
+
+    queue = Queue(reconcile, 2)
+    queue.add(ONE)
+    task = asyncio.create_task(queue.run())
+    await until(lambda: len(seen) == 3)
+    task.cancel()
+    assert seen == ["one", "rest", "one"]
+
+
+async def test_failed_rest_brings_the_key_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "FIRST_RETRY_SECONDS", 0.001)
+    passes = 0
+
+    async def rest() -> None:
+        raise RuntimeError
+
+    async def reconcile(_: Key) -> queues.Rest | None:
+        nonlocal passes
+        passes += 1
+        return rest if passes == 1 else None
+
+    queue = Queue(reconcile, 1)
+    queue.add(ONE)
+    task = asyncio.create_task(queue.run())
+    await until(lambda: passes == 2)
+    task.cancel()
+
+
 async def test_no_pass_begins_before_all_children_are_known() -> None:
     passes, known = Passes(), asyncio.Event()
 

@@ -122,6 +122,8 @@ class Children:
     def __init__(self) -> None:
         """Know of none."""
         self._of: dict[str, defaultdict[Key, dict[str, Seen]]] = {plural: defaultdict(dict) for plural in KINDS}
+        self._writing: dict[tuple[str, Key, str], Seen | None] = {}
+        """Children that are being written, with what has been heard of them since."""
 
     def of(self, plural: str, key: Key) -> dict[str, Seen]:
         """A model's children of one kind, by name."""
@@ -130,20 +132,40 @@ class Children:
     def note(self, plural: str, body: Json) -> tuple[Key, Urgency] | None:
         """Take in a child as it is now; returns whose pass is wanted, and when."""
         key = key_of(body)
-        if key is None:
-            return None
-        name, new = body["metadata"]["name"], seen(plural, body)
-        before = self.of(plural, key).get(name, ABSENT)
-        self._of[plural][key][name] = new
-        return _change(key, before, new)
+        return None if key is None else self._take(plural, key, body["metadata"]["name"], seen(plural, body))
 
     def forget(self, plural: str, key: Key, name: str) -> tuple[Key, Urgency] | None:
         """Take in that a child is gone."""
-        named = self.of(plural, key)
-        before = named.pop(name, ABSENT)
-        if not named:
-            self._of[plural].pop(key, None)
-        return _change(key, before, ABSENT)
+        return self._take(plural, key, name, ABSENT)
+
+    def begin(self, plural: str, key: Key, name: str) -> None:
+        """A pass is about to write a child: what is heard of it before the answer comes may be that very write."""
+        self._writing[plural, key, name] = None
+
+    def finish(self, plural: str, key: Key, name: str, live: Json | None) -> bool:
+        """Take in the answer, None where there is none; returns whether something else was heard meanwhile."""
+        heard = self._writing.pop((plural, key, name))
+        known = self.of(plural, key).get(name, ABSENT) if live is None else seen(plural, live)
+        self._set(plural, key, name, heard or known)
+        return heard is not None and heard != known
+
+    def _take(self, plural: str, key: Key, name: str, new: Seen) -> tuple[Key, Urgency] | None:
+        if (plural, key, name) in self._writing:
+            self._writing[plural, key, name] = new
+            return None
+        before = self.of(plural, key).get(name, ABSENT)
+        self._set(plural, key, name, new)
+        if before.now != new.now:
+            return key, "now"
+        return (key, "soon") if before.soon != new.soon else None
+
+    def _set(self, plural: str, key: Key, name: str, new: Seen) -> None:
+        if new is not ABSENT:
+            self._of[plural][key][name] = new
+        elif named := self._of[plural].get(key):
+            named.pop(name, None)
+            if not named:
+                del self._of[plural][key]
 
     def missing(self, plural: str, namespace: str | None, there: set[tuple[Key, str]]) -> list[tuple[Key, str]]:
         """Children that are remembered but not among those that a list found."""
@@ -163,7 +185,7 @@ class Children:
             "jobs": _names(jobs, past),
             "pods": [name for name, pod in self.of("pods", key).items() if not pod.over and pod.attempt not in past],
             "deployments": list(self.of("deployments", key)),
-            "services": [model.name] if self.of("services", key) or _is_new(model) else [],
+            "services": [model.name] if self.of("services", key) or seeks_service(model) else [],
         }
 
 
@@ -171,11 +193,16 @@ def _names(jobs: dict[str, Seen], past: set[str | None]) -> list[str]:
     return [name for name, job in jobs.items() if not (job.over and job.attempt in past)]
 
 
-def _is_new(model: Model) -> bool:
-    """Whether to look for somebody else's Service, which does not bear our label, before one is to be applied."""
+def seeks_service(model: Model) -> bool:
+    """Whether to look for somebody else's Service of the model's name, which does not bear our label.
+
+    Before anything is served this tells of a conflict early, but not in the first pass, which has Jobs to start.
+    """
     ready = next((found for found in model.status.conditions if found.type == conditions.READY), None)
-    conflict = ready is not None and ready.reason == conditions.NAME_CONFLICT
-    return model.status.observed_generation != model.generation or conflict
+    if ready is not None and ready.reason == conditions.NAME_CONFLICT:
+        return True
+    told = model.status.observed_generation == model.generation
+    return told and bool(model.served) and all(target.artifact is None for target in model.status.targets)
 
 
 def _told(model: Model) -> set[str | None]:
@@ -187,9 +214,3 @@ def _told(model: Model) -> set[str | None]:
         told.add(target.last_failure.attempt if target.last_failure else None)
         told.add(target.job if target.state == "Proven" else None)
     return told - {None}
-
-
-def _change(key: Key, before: Seen, after: Seen) -> tuple[Key, Urgency] | None:
-    if before.now != after.now:
-        return key, "now"
-    return (key, "soon") if before.soon != after.soon else None

@@ -22,15 +22,21 @@ class Key(NamedTuple):
     name: str
 
 
+Later = float | None
+"""After how many seconds to look at a model again; None for when something happens."""
+Rest = Callable[[], Awaitable["Later"]]
+"""What is left of a pass and may wait until the passes that people have asked for have begun."""
+
+
 class Queue:
     """Level-triggered: a key in the queue means "look again", however many events asked for it."""
 
-    def __init__(self, reconcile: Callable[[Key], Awaitable[float | None]], workers: int) -> None:
-        """Take what to do with a key; it returns after how many seconds to look again, or None."""
+    def __init__(self, reconcile: Callable[[Key], Awaitable[Later | Rest]], workers: int) -> None:
+        """Take what to do with a key, and how many keys at once."""
         self._reconcile = reconcile
         self._workers = workers
-        self._ready: asyncio.PriorityQueue[tuple[int, int, Key]] = asyncio.PriorityQueue()
-        """Keys in the order of their passes: rank, number of the wish, key."""
+        self._ready: asyncio.PriorityQueue[tuple[int, int, Key, Rest | None]] = asyncio.PriorityQueue()
+        """Passes in their order: rank, number of the wish, key, and what is left of a pass that has begun."""
         self._numbers = itertools.count()
         self._waiting: dict[Key, float] = {}
         """Since when a key has been due (time.monotonic)."""
@@ -47,8 +53,11 @@ class Queue:
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting[key] = time.monotonic()
-            self._ready.put_nowait((0 if asked else 1, next(self._numbers), key))
+            self._put(key, None, asked=asked)
             metrics.QUEUE_DEPTH.set(len(self._waiting))
+
+    def _put(self, key: Key, rest: Rest | None, *, asked: bool = False) -> None:
+        self._ready.put_nowait((0 if asked else 1, next(self._numbers), key, rest))
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Ask for a pass later; an earlier wish for the same key stays."""
@@ -83,33 +92,42 @@ class Queue:
         if known is not None:
             await known()
         while True:
-            _, _, key = await self._ready.get()
-            metrics.QUEUE_SECONDS.observe(time.monotonic() - self._waiting.pop(key))
-            metrics.QUEUE_DEPTH.set(len(self._waiting))
-            self._busy.add(key)
+            _, _, key, rest = await self._ready.get()
+            if rest is None:
+                metrics.QUEUE_SECONDS.observe(time.monotonic() - self._waiting.pop(key))
+                metrics.QUEUE_DEPTH.set(len(self._waiting))
+                self._busy.add(key)
+            left = None
             try:
-                await self._one(key)
+                left = await self._one(key, rest)
             finally:
-                self._busy.discard(key)
-            if key in self._again:
+                if left is None:
+                    self._busy.discard(key)
+            if left is not None:
+                self._put(key, left)
+            elif key in self._again:
                 self._again.discard(key)
                 self.add(key)
 
-    async def _one(self, key: Key) -> None:
+    async def _one(self, key: Key, rest: Rest | None) -> Rest | None:
+        """Make a pass or what is left of one; returns what is left now."""
         started = time.monotonic()
         try:
-            later = await self._reconcile(key)
+            later = await (self._reconcile(key) if rest is None else rest())
         except Exception:  # noqa: BLE001 -- reconcile logs what it knows; whatever it was, the key must come back
             metrics.RECONCILES.labels(result="error").inc()
             metrics.RETRIES.inc()
             self.add_after(key, self._backoff(key))
         else:
+            if callable(later):
+                return later
             metrics.RECONCILES.labels(result="success").inc()
             self._failures.pop(key, None)
             if later is not None:
                 self.add_after(key, later)
         finally:
             metrics.RECONCILE_SECONDS.observe(time.monotonic() - started)
+        return None
 
     def _backoff(self, key: Key) -> float:
         failures = self._failures.get(key, 0)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -12,18 +13,19 @@ from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1.status import TorchScriptModelStatus
 from torchscript_operator.controller import deletion, events, scaling
 from torchscript_operator.controller import plan as planning
-from torchscript_operator.controller.children import KINDS, Children
+from torchscript_operator.controller.children import KINDS, Children, seeks_service
 from torchscript_operator.controller.cluster import ApiError, Cluster
 from torchscript_operator.controller.departure import depart
-from torchscript_operator.controller.model import FINALIZER, Json, Model
+from torchscript_operator.controller.model import FINALIZER, MODEL_LABEL, Json, Model
 from torchscript_operator.controller.observed import Observed
 from torchscript_operator.controller.plan import Plan
-from torchscript_operator.controller.queue import Key
+from torchscript_operator.controller.queue import Key, Later, Rest
 from torchscript_operator.controller.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Write = tuple[str, Callable[[Json], Awaitable[Json | None]], Json]
+Answer = TypeVar("Answer")
+Write = tuple[str, Callable[[Json], Awaitable[bool | None]], Json]
 """What is done, how, and to which child."""
 PLURALS = {
     "Job": "jobs",
@@ -101,29 +103,32 @@ class Reconciler:
         if planned.delete or planned.look_for_events:
             observed = await self.look(model)
             planned = planning.plan(model, self.settings, observed, now)
-        closer = await self._with_strangers(planned, observed)
+        closer = await self._with_strangers(model, planned, observed)
         if planned.look_for_events:
             told = await self.cluster.list("v1", "events", model.namespace, fields=WARNING_FIELDS)
             closer = replace(closer, events=tuple(told))
         return planned if closer is observed else planning.plan(model, self.settings, closer, now)
 
-    async def _with_strangers(self, planned: Plan, observed: Observed) -> Observed:
+    async def _with_strangers(self, model: Model, planned: Plan, observed: Observed) -> Observed:
         """Add what bears a new child's name without being known: an application would take it over."""
         for body in planned.apply:
             namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
             if body["kind"] == "Deployment" and observed.deployment(name) is None:
                 found = await self._find("deployments", namespace, [name])
                 observed = replace(observed, deployments=observed.deployments + found) if found else observed
-            if body["kind"] == "Service" and observed.service is None:
+            if body["kind"] == "Service" and observed.service is None and not seeks_service(model):
                 services = await self._find("services", namespace, [name])
                 observed = replace(observed, service=services[0]) if services else observed
         return observed
 
-    async def __call__(self, key: Key) -> float | None:
-        """Make one pass; returns after how many seconds the model wants another. Raises ApiError."""
+    async def __call__(self, key: Key) -> Later | Rest:
+        """Make one pass; returns when the model wants another, or what is left of this one. Raises ApiError."""
+        return await self._logged(key, self._pass(key))
+
+    async def _logged(self, key: Key, step: Awaitable[Answer]) -> Answer:
         extra = {"model": f"{key.namespace}/{key.name}"}
         try:
-            return await self._pass(key)
+            return await step
         except ApiError as error:
             logger.warning("the pass failed and is tried again: %s", error, extra=extra)
             raise
@@ -131,7 +136,7 @@ class Reconciler:
             logger.exception("the pass failed on a fault of the operator's own", extra=extra)
             raise
 
-    async def _pass(self, key: Key) -> float | None:
+    async def _pass(self, key: Key) -> Later | Rest:
         body = await self.cluster.model(key.namespace, key.name)
         if body is None:
             return None
@@ -149,9 +154,14 @@ class Reconciler:
                 return AGAIN_SECONDS
             body["metadata"]["resourceVersion"] = written["metadata"]["resourceVersion"]
         planned = await self.plan(model, now)
-        refusals = await self._act(model, planned)
+        refusals, overtaken = await self._act(model, planned)
         if refusals:
             planned = planning.rejected(model, planned, f"The API server refused a child: {refusals[0]}", now)
+        if overtaken:
+            planned = replace(planned, requeue_seconds=AGAIN_SECONDS)
+        if planned.create:
+            # Whoever applies a thousand models wants a thousand Jobs first, and then to be told of them.
+            return lambda: self._logged(key, self._tell(model, body, planned, now))
         return await self._tell(model, body, planned, now)
 
     async def _depart(self, body: Json, now: datetime) -> float | None:
@@ -165,26 +175,43 @@ class Reconciler:
         deleted = body["metadata"]["deletionTimestamp"]
         return await depart(self.cluster, self.settings, model, await self.look(model), deleted, now)
 
-    async def _act(self, model: Model, planned: Plan) -> list[str]:
-        """Write the children; returns what the API server refused for good, which keeps no other child waiting."""
+    async def _act(self, model: Model, planned: Plan) -> tuple[list[str], bool]:
+        """Write the children.
+
+        Returns what the API server refused for good, which keeps no other child waiting, and whether a child changed
+        meanwhile by other hands.
+        """
         writes: list[Write] = [("deleted", self.cluster.delete, item) for item in planned.delete]
-        writes += [("created", self.cluster.create, item) for item in planned.create]
-        writes += [("applied", self.cluster.apply, item) for item in planned.apply]
-        refusals = []
+        writes += [("created", self._writing(self.cluster.create), item) for item in planned.create]
+        writes += [("applied", self._writing(self.cluster.apply), item) for item in planned.apply]
+        refusals, overtaken = [], False
         for what, write, item in writes:
             try:
-                live = await write(item)
+                overtaken |= bool(await write(item))
             except ApiError as error:
                 if not error.permanent:
                     raise
                 refusals.append(error.message)
             else:
-                if live is not None:
-                    # Its own event then says nothing new, and asks for no pass.
-                    self.children.note(PLURALS[item["kind"]], live)
                 extra = {"model": f"{model.namespace}/{model.name}"}
                 logger.info("%s %s %s", what, item["kind"], item["metadata"]["name"], extra=extra)
-        return refusals
+        return refusals, overtaken
+
+    def _writing(self, write: Callable[[Json], Awaitable[Json | None]]) -> Callable[[Json], Awaitable[bool]]:
+        """A write whose own event asks for no pass; it returns whether another event came in between."""
+
+        async def noted(item: Json) -> bool:
+            metadata, plural = item["metadata"], PLURALS[item["kind"]]
+            key = Key(metadata["namespace"], metadata["labels"][MODEL_LABEL])
+            self.children.begin(plural, key, metadata["name"])
+            live = None
+            try:
+                live = await write(item)
+            finally:
+                overtaken = self.children.finish(plural, key, metadata["name"], live)
+            return overtaken
+
+        return noted
 
     async def _tell(self, model: Model, body: Json, planned: Plan, now: datetime) -> float | None:
         """Write the status if it says anything new, then an event for each change; returns when to look again."""

@@ -1,0 +1,170 @@
+"""Calls and watches against a server that answers what a test says."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from kubernetes.aio.client.configuration import Configuration
+
+from torchscript_operator.controller import cluster as clusters
+from torchscript_operator.controller.cluster import ApiError, Cluster
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+JOBS = ("batch/v1", "jobs", None, "torchscript.dev/model", "7")
+JOB = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"namespace": "ml", "name": "x", "ownerReferences": []}}
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[Cluster]:
+    """A client of a server that gives every request to a handler."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    configuration = Configuration(host=f"http://127.0.0.1:{port}", api_key={"BearerToken": "bearer secret"})
+    async with aiohttp.ClientSession() as session:
+        yield Cluster(session, configuration, None)
+    await runner.cleanup()
+
+
+def streaming(*chunks: bytes, pause: float = 0) -> Handler:
+    """A handler that sends a body piece by piece and then, maybe, falls silent."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        for chunk in chunks:
+            await answer.write(chunk)
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(pause)
+        return answer
+
+    return handle
+
+
+def refusing(status: int, message: str = "no", **headers: str) -> Handler:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"message": message}, status=status, headers=headers)
+
+    return handle
+
+
+async def heard(cluster: Cluster) -> list[Any]:
+    return [event async for event in cluster.watch(*JOBS)]
+
+
+async def test_event_may_come_in_pieces_and_several_in_one() -> None:
+    async with serving(streaming(b'{"type":"AD', b'DED"}\n{"type":"MODIFIED"}\n{"ty', b'pe":"DELETED"}\n')) as cluster:
+        assert [event["type"] for event in await heard(cluster)] == ["ADDED", "MODIFIED", "DELETED"]
+
+
+async def test_watch_asks_for_bookmarks_from_a_version_on() -> None:
+    asked: dict[str, str] = {}
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        asked.update(request.query, path=request.path, token=request.headers["Authorization"])
+        return web.Response()
+
+    async with serving(handle) as cluster:
+        assert await heard(cluster) == []
+    assert asked.items() >= {"path": "/apis/batch/v1/jobs", "watch": "true", "allowWatchBookmarks": "true"}.items()
+    assert (asked["resourceVersion"], asked["labelSelector"], asked["token"]) == (JOBS[4], JOBS[3], "bearer secret")
+
+
+async def test_watch_that_falls_silent_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "WATCH_TIMEOUT", aiohttp.ClientTimeout(total=None, sock_read=0.1))
+    async with serving(streaming(b'{"type":"ADDED"}\n', pause=0.5)) as cluster:
+        assert len(await heard(cluster)) == 1
+
+
+async def test_watch_that_is_refused_says_so() -> None:
+    async with serving(refusing(410, "too old")) as cluster:
+        with pytest.raises(ApiError) as caught:
+            await heard(cluster)
+    assert (caught.value.status, caught.value.message) == (410, "too old")
+
+
+async def test_watch_that_breaks_off_says_so() -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        assert request.transport is not None
+        request.transport.abort()
+        return answer
+
+    async with serving(handle) as cluster:
+        with pytest.raises(ApiError) as caught:
+            await heard(cluster)
+    assert caught.value.status == 0
+
+
+async def test_too_many_requests_are_tried_again_when_the_server_says() -> None:
+    calls: list[float] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        calls.append(asyncio.get_running_loop().time())
+        answer = refusing(429, **{"Retry-After": "1"}) if len(calls) == 1 else refusing(200)
+        return await answer(request)
+
+    async with serving(handle) as cluster:
+        assert await cluster.find("v1", "services", "ml", "x") == {"message": "no"}
+    assert calls[1] - calls[0] >= 1
+
+
+async def test_refusal_has_the_servers_words_and_no_token() -> None:
+    async with serving(refusing(403, "forbidden: quota")) as cluster:
+        with pytest.raises(ApiError) as caught:
+            await cluster.create(JOB)
+    assert caught.value.permanent
+    assert str(caught.value) == "403: forbidden: quota"
+
+
+async def test_absent_object_is_none() -> None:
+    async with serving(refusing(404)) as cluster:
+        assert await cluster.find("v1", "services", "ml", "x") is None
+
+
+async def test_answer_that_is_no_json_is_no_answer() -> None:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.Response(text="<html>")
+
+    async with serving(handle) as cluster:
+        with pytest.raises(ApiError) as caught:
+            await cluster.find("v1", "services", "ml", "x")
+    assert caught.value.status == 0
+
+
+async def test_pages_are_read_to_the_end() -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        first = "continue" not in request.query
+        metadata = {"resourceVersion": "7", **({"continue": "more"} if first else {})}
+        return web.json_response({"items": [{"page": 1 if first else 2}], "metadata": metadata})
+
+    async with serving(handle) as cluster:
+        assert await cluster.list("batch/v1", "jobs") == [{"page": 1}, {"page": 2}]
+
+
+@pytest.mark.parametrize(
+    ("environment", "given", "wanted"),
+    [
+        ({}, None, None),
+        ({"https_proxy": "http://proxy:1"}, None, "http://proxy:1"),
+        ({"https_proxy": "http://proxy:1"}, "http://own:1", "http://own:1"),
+        ({"https_proxy": "http://proxy:1", "no_proxy": "10.0.0.1"}, None, None),
+    ],
+)
+def test_proxy_is_the_kubeconfigs_or_the_environments(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], given: str | None, wanted: str | None
+) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert clusters._proxy(Configuration(host="https://10.0.0.1:443", proxy=given)) == wanted
