@@ -20,6 +20,8 @@ from torchscript_operator.controller.watch import Watch
 
 logger = logging.getLogger(__name__)
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""What ends the operator in good order. A pass may be cut off anywhere: the next one finds what it left."""
 RETRY_SECONDS = 10.0
 """Time to the next full look after one that failed."""
 LOOKS_TO_EVERYTHING = 12
@@ -65,25 +67,39 @@ async def resync(cluster: Cluster, queue: Queue, settings: Settings, state: heal
         await asyncio.sleep(settings.resync_seconds * spread)
 
 
-async def watch(listener: handlers.Listener, settings: Settings) -> None:
-    """Run kopf's watchers until they end."""
+async def watch(listener: handlers.Listener, settings: Settings, stop: asyncio.Event) -> None:
+    """Run kopf's watchers until they end.
+
+    kopf takes SIGTERM and SIGINT for itself, and would wait for tasks that are not its own: they are taken back.
+    """
+    loop = asyncio.get_running_loop()
     registry = kopf.OperatorRegistry()
     handlers.register(registry, listener)
     kopf_settings = kopf.OperatorSettings()
     handlers.configure(kopf_settings)
-    await kopf.operator(
+    others = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=kopf_settings,
         standalone=True,
         clusterwide=not settings.watch_namespaces,
         namespaces=list(settings.watch_namespaces),
     )
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    await kopf.run_tasks(tasks, ignored=others)
+
+
+def hush() -> None:
+    """End quietly: kopf, cut off half-way, reports its own closed connections as errors, and asyncio its generators."""
+    logging.getLogger("kopf").setLevel(logging.CRITICAL)
+    asyncio.get_running_loop().set_exception_handler(lambda _, said: logger.debug("while ending: %s", said["message"]))
 
 
 async def run(settings: Settings, port: int = health.PORT) -> None:
     """Run until SIGTERM or SIGINT. Raises what ended a part before its time, MissingResourceError among them."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with connect() as cluster:
         children = Children()
@@ -104,10 +120,12 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
                 asyncio.create_task(queue.run(known), name="queue"),
                 *(asyncio.create_task(it.run(), name=f"watch of {it.plural}") for it in watches),
                 asyncio.create_task(resync(cluster, queue, settings, state), name="resync"),
-                asyncio.create_task(watch(handlers.Listener(queue), settings), name="watch"),
+                asyncio.create_task(watch(handlers.Listener(queue), settings, stop), name="watch"),
                 asyncio.create_task(stop.wait(), name="stop"),
             }
             done, pending = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                hush()
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
