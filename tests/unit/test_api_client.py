@@ -126,6 +126,48 @@ async def test_refusal_has_the_servers_words_and_no_token() -> None:
     assert str(caught.value) == "403: forbidden: quota"
 
 
+async def test_object_that_went_between_conflict_and_look_is_created_by_the_next_pass() -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await refusing(409 if request.method == "POST" else 404)(request)
+
+    owned = {**JOB, "metadata": {**JOB["metadata"], "ownerReferences": [{"uid": "u"}]}}
+    async with serving(handle) as cluster:
+        with pytest.raises(ApiError) as caught:
+            await cluster.create(owned)
+    assert caught.value.status == 409
+    assert not caught.value.permanent
+
+
+async def test_replaced_token_is_read_again_when_the_old_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read_again(configuration: Configuration) -> None:
+        configuration.api_key["BearerToken"] = "bearer new"
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await refusing(200 if request.headers["Authorization"] == "bearer new" else 401)(request)
+
+    monkeypatch.setattr(clusters, "log_in", read_again)
+    async with serving(handle) as cluster:
+        assert await cluster.find("v1", "services", "ml", "x") == {"message": "no"}
+
+
+async def test_refused_token_that_is_not_replaced_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read_again(_: Configuration) -> None:
+        raise clusters.config.ConfigException
+
+    monkeypatch.setattr(clusters, "log_in", read_again)
+    async with serving(refusing(401, "Unauthorized")) as cluster:
+        with pytest.raises(ApiError) as caught:
+            await cluster.find("v1", "services", "ml", "x")
+    assert caught.value.status == 401
+    assert not caught.value.permanent
+
+
+async def test_time_is_the_servers() -> None:
+    async with serving(refusing(200, Date="Thu, 01 Jan 2026 12:00:00 GMT")) as cluster:
+        await cluster.find("v1", "services", "ml", "x")
+    assert cluster.clock.now().strftime("%Y-%m-%d %H:%M") == "2026-01-01 12:00"
+
+
 async def test_absent_object_is_none() -> None:
     async with serving(refusing(404)) as cluster:
         assert await cluster.find("v1", "services", "ml", "x") is None

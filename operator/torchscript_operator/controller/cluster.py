@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -18,6 +18,7 @@ from kubernetes.aio.utils.retry import Backoff, on_retry_after_error  # type: ig
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, KIND, PLURAL
 from torchscript_operator.controller import metrics
+from torchscript_operator.controller.clock import Clock
 from torchscript_operator.controller.model import MANAGER, MODEL_LABEL, Json
 
 REQUEST_SECONDS = 30
@@ -96,6 +97,8 @@ class Cluster:
     session: aiohttp.ClientSession
     configuration: Configuration
     proxy: str | None
+    clock: Clock = field(default_factory=Clock)
+    """The server's."""
 
     @asynccontextmanager
     async def _request(
@@ -117,6 +120,11 @@ class Cluster:
             proxy=self.proxy,
             server_hostname=self.configuration.tls_server_name,
         ) as answer:
+            self.clock.hear(answer.headers.get("Date"))
+            if answer.status == HTTPStatus.UNAUTHORIZED:
+                # The token was replaced before its time; the next call has the new one.
+                with suppress(config.ConfigException):
+                    await log_in(self.configuration)
             if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
                 refusal = ApiException(status=answer.status, reason=answer.reason, body=await answer.text())
                 refusal.headers = answer.headers
@@ -135,11 +143,19 @@ class Cluster:
         target = _with_query(path, query or {})
         started = time.monotonic()
 
-        async def once() -> Json:
+        async def sent() -> Json:
             async with self._request(method, target, TIMEOUT, data, content_type) as answer:
                 text = await answer.read()
             parsed: Json = orjson.loads(text) if text else {}
             return parsed
+
+        async def once() -> Json:
+            try:
+                return await sent()
+            except ApiException as error:
+                if error.status != HTTPStatus.UNAUTHORIZED:
+                    raise
+                return await sent()
 
         code = 0
         try:
@@ -159,8 +175,11 @@ class Cluster:
 
     async def find(self, api_version: str, plural: str, namespace: str, name: str) -> Json | None:
         """One object, or None."""
+        return await self._get(f"{collection(api_version, namespace, plural)}/{name}")
+
+    async def _get(self, path: str) -> Json | None:
         try:
-            return await self._call("GET", f"{collection(api_version, namespace, plural)}/{name}")
+            return await self._call("GET", path)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
@@ -248,7 +267,10 @@ class Cluster:
         if not wanted:
             return None
         name = body["metadata"]["name"]
-        live = await self._call("GET", f"{_path(body)}/{name}")
+        live = await self._get(f"{_path(body)}/{name}")
+        if live is None:
+            # It was there and is not any more: nothing is decided, the next pass creates it.
+            raise ApiError(HTTPStatus.CONFLICT, f"{body['kind']} {name} went while it was to be created")
         if wanted.isdisjoint(owner["uid"] for owner in live["metadata"].get("ownerReferences", [])):
             message = f"{body['kind']} {name} exists and belongs to another object; delete it or rename the model"
             raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, message)
@@ -318,14 +340,19 @@ def _proxy(configuration: Configuration) -> str | None:
     return getproxies().get(host.scheme)
 
 
-@asynccontextmanager
-async def connect() -> AsyncIterator[Cluster]:
-    """Connect as the pod's ServiceAccount, or outside a cluster as the user's kubeconfig says."""
-    configuration = Configuration()
+async def log_in(configuration: Configuration) -> None:
+    """Take the pod's ServiceAccount, or outside a cluster what the user's kubeconfig says. Raises ConfigException."""
     try:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+
+
+@asynccontextmanager
+async def connect() -> AsyncIterator[Cluster]:
+    """Connect. Raises ConfigException where nothing says to whom."""
+    configuration = Configuration()
+    await log_in(configuration)
     context = RESTClientObject(configuration).ssl_context
     connector = aiohttp.TCPConnector(ssl=context, limit=CONNECTIONS)
     async with aiohttp.ClientSession(connector=connector, read_bufsize=READ_BUFFER) as session:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -140,7 +140,7 @@ class Reconciler:
         body = await self.cluster.model(key.namespace, key.name)
         if body is None:
             return None
-        now = datetime.now(UTC)
+        now = self.cluster.clock.now()
         if "deletionTimestamp" in body["metadata"]:
             return await self._depart(body, now)
         try:
