@@ -103,7 +103,7 @@ def test_kopf_writes_nothing_of_its_own() -> None:
 
 def test_only_low_level_handlers_are_registered(listener: Listener) -> None:
     registry = kopf.OperatorRegistry()
-    handlers.register(registry, listener)
+    handlers.register(registry, listener, handlers.Login())
     assert len(list(registry._watching.get_all_handlers())) == 1
     assert list(registry._changing.get_all_handlers()) == []
     assert list(registry._spawning.get_all_handlers()) == []

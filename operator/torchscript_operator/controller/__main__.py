@@ -10,10 +10,17 @@ from pydantic import ValidationError
 
 from torchscript_operator import __version__
 from torchscript_operator.artifact import logs
-from torchscript_operator.controller import app, health, settings
+from torchscript_operator.controller import app, health, lease, settings
 
 PORT_VARIABLE = "TSM_HEALTH_PORT"
 """Environment variable that moves health and metrics to another port."""
+
+EXIT_CODES: dict[type[Exception], int] = {
+    lease.NoNamespaceError: 2,
+    app.MissingResourceError: 3,
+    lease.LeaseLostError: 4,
+}
+"""Of the process, for what it expects to end it; the kubelet starts it again."""
 
 
 def main() -> int:
@@ -29,9 +36,9 @@ def main() -> int:
     logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         asyncio.run(app.run(chosen, int(os.environ.get(PORT_VARIABLE, health.PORT))))
-    except app.MissingResourceError as error:
+    except (app.MissingResourceError, lease.NoNamespaceError, lease.LeaseLostError) as error:
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 -- one line, no trace
-        return 3
+        return EXIT_CODES[type(error)]
     return 0
 
 

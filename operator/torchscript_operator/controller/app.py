@@ -5,14 +5,20 @@ import logging
 import random
 import signal
 import time
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 import kopf
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
 from torchscript_operator.controller import handlers, health, metrics
+from torchscript_operator.controller.calls import Calls
 from torchscript_operator.controller.children import KINDS, Children
-from torchscript_operator.controller.cluster import ApiError, Cluster, connect
+from torchscript_operator.controller.cluster import ApiError, Cluster, collection, connect
+from torchscript_operator.controller.lease import Alone, Elector, Leadership, namespace_of
 from torchscript_operator.controller.queue import Key, Queue
 from torchscript_operator.controller.reconcile import Reconciler
 from torchscript_operator.controller.settings import Settings
@@ -47,10 +53,13 @@ async def full_look(cluster: Cluster, queue: Queue, settings: Settings, *, every
     metrics.LAST_RESYNC.set(time.time())
 
 
-async def resync(cluster: Cluster, queue: Queue, settings: Settings, state: health.Health) -> None:
-    """Look at everything at the start, and then every so often at what is not at rest, for ever."""
+async def resync(
+    cluster: Cluster, queue: Queue, settings: Settings, state: health.Health, leading: asyncio.Event
+) -> None:
+    """Look at everything at the start and once this operator leads, and then every so often at what is not at rest."""
     looks = 0
     while True:
+        led = leading.is_set()
         try:
             await full_look(cluster, queue, settings, everything=looks % LOOKS_TO_EVERYTHING == 0)
         except ApiError as error:
@@ -61,23 +70,26 @@ async def resync(cluster: Cluster, queue: Queue, settings: Settings, state: heal
             logger.warning("the full look failed: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
             continue
-        looks += 1
         state.resynced()
+        if not led:
+            # The queue has taken nothing: the first look that counts is the one as leader.
+            await leading.wait()
+            continue
+        looks += 1
         spread = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 -- spreads load, hides nothing
         await asyncio.sleep(settings.resync_seconds * spread)
 
 
-async def watch(listener: handlers.Listener, settings: Settings, stop: asyncio.Event) -> None:
+async def watch(listener: handlers.Listener, settings: Settings, calls: Calls, stop: asyncio.Event) -> None:
     """Run kopf's watchers until they end.
 
     kopf takes SIGTERM and SIGINT for itself, and would wait for tasks that are not its own: they are taken back.
     """
-    loop = asyncio.get_running_loop()
     registry = kopf.OperatorRegistry()
-    handlers.register(registry, listener)
+    handlers.register(registry, listener, handlers.Login(calls.trace()))
     kopf_settings = kopf.OperatorSettings()
     handlers.configure(kopf_settings)
-    others = asyncio.all_tasks()
+    before = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=kopf_settings,
@@ -85,9 +97,8 @@ async def watch(listener: handlers.Listener, settings: Settings, stop: asyncio.E
         clusterwide=not settings.watch_namespaces,
         namespaces=list(settings.watch_namespaces),
     )
-    for number in SIGNALS:
-        loop.add_signal_handler(number, stop.set)
-    await kopf.run_tasks(tasks, ignored=others)
+    _end_at_signals(stop)
+    await kopf.run_tasks(tasks, ignored=before)
 
 
 def hush() -> None:
@@ -96,14 +107,37 @@ def hush() -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, said: logger.debug("while ending: %s", said["message"]))
 
 
-async def run(settings: Settings, port: int = health.PORT) -> None:
-    """Run until SIGTERM or SIGINT. Raises what ended a part before its time, MissingResourceError among them."""
-    stop = asyncio.Event()
+def _end_at_signals(stop: asyncio.Event) -> None:
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with connect() as cluster:
+
+
+def watched(settings: Settings) -> list[str]:
+    """Paths of all watches that the operator keeps."""
+    kinds = {PLURAL: API_VERSION, **KINDS}
+    spaces = settings.watch_namespaces or (None,)
+    return [collection(version, space, plural) for plural, version in kinds.items() for space in spaces]
+
+
+def leadership(cluster: Cluster, settings: Settings) -> Leadership:
+    """How this process comes to lead. Raises NoNamespaceError."""
+    terms = settings.leader_election
+    return Elector(cluster, terms, namespace_of(terms)) if terms.enabled else Alone()
+
+
+async def run(settings: Settings, port: int = health.PORT) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises what ended a part before its time, MissingResourceError and LeaseLostError among them, or NoNamespaceError.
+    """
+    stop = asyncio.Event()
+    _end_at_signals(stop)
+    calls = Calls(watched(settings))
+    async with connect(calls.trace()) as cluster:
+        turn = leadership(cluster, settings)
         children = Children()
-        queue = Queue(Reconciler(cluster, settings, children), settings.workers)
+        reconciler = Reconciler(replace(cluster, may_write=turn.leads), settings, children)
+        queue = Queue(reconciler, settings.workers, turn.leading.is_set)
         watches = [
             Watch(cluster, queue, children, plural, namespace, settings.resync_seconds)
             for plural in KINDS
@@ -113,22 +147,36 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
         async def known() -> None:
             for it in watches:
                 await it.listed.wait()
+            await turn.leading.wait()
 
-        state = health.Health(queue.oldest_seconds, settings.resync_seconds)
+        metrics.observe(queue.oldest_seconds, {plural: partial(calls.age, plural) for plural in (PLURAL, *KINDS)})
+        state = health.Health(queue.oldest_seconds, settings.resync_seconds, turn, calls)
         async with health.serve(state, port):
-            parts = {
+            writers = {
                 asyncio.create_task(queue.run(known), name="queue"),
+                asyncio.create_task(resync(cluster, queue, settings, state, turn.leading), name="resync"),
+            }
+            others = {
                 *(asyncio.create_task(it.run(), name=f"watch of {it.plural}") for it in watches),
-                asyncio.create_task(resync(cluster, queue, settings, state), name="resync"),
-                asyncio.create_task(watch(handlers.Listener(queue), settings, stop), name="watch"),
+                asyncio.create_task(turn.run(), name="lease"),
                 asyncio.create_task(stop.wait(), name="stop"),
             }
-            done, pending = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            kopf_watch = watch(handlers.Listener(queue), settings, calls, stop)
+            others.add(asyncio.create_task(kopf_watch, name="watch"))
+            done, _ = await asyncio.wait(writers | others, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
                 hush()
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            # Whoever waits may lead as soon as nothing is written here, before kopf has taken its time to end.
+            await _end(writers)
+            await turn.release()
+            await _end(others)
+    for task in done:
+        logger.info("the operator ends since its part %r ended", task.get_name())
     for task in done:
         task.result()
-        logger.info("the operator ends since its part %r ended", task.get_name())
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,7 +1,6 @@
 """The only module that talks to the API server: plain JSON objects in and out, every write under one field manager."""
 
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,7 +16,6 @@ from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.utils.retry import Backoff, on_retry_after_error  # type: ignore[attr-defined]
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, KIND, PLURAL
-from torchscript_operator.controller import metrics
 from torchscript_operator.controller.clock import Clock
 from torchscript_operator.controller.model import MANAGER, MODEL_LABEL, Json
 
@@ -99,6 +97,8 @@ class Cluster:
     proxy: str | None
     clock: Clock = field(default_factory=Clock)
     """The server's."""
+    may_write: Callable[[], bool] = lambda: True
+    """Asked right before each write: whoever no longer leads changes nothing."""
 
     @asynccontextmanager
     async def _request(
@@ -141,9 +141,10 @@ class Cluster:
     ) -> Json:
         data = None if body is None else orjson.dumps(body)
         target = _with_query(path, query or {})
-        started = time.monotonic()
 
         async def sent() -> Json:
+            if method != "GET" and not self.may_write():
+                raise ApiError(0, "this operator does not lead, so it writes nothing")
             async with self._request(method, target, TIMEOUT, data, content_type) as answer:
                 text = await answer.read()
             parsed: Json = orjson.loads(text) if text else {}
@@ -157,21 +158,13 @@ class Cluster:
                     raise
                 return await sent()
 
-        code = 0
         try:
             # Too many requests is the server's own flow control: wait as long as it asks, with no limit of our own.
-            result = await on_retry_after_error(TOO_MANY_BACKOFF, _is_retriable, once)
-            code = 200
+            return await on_retry_after_error(TOO_MANY_BACKOFF, _is_retriable, once)
         except ApiException as error:
-            code = error.status or 0
-            raise ApiError(code, _words(error)) from error
+            raise ApiError(error.status or 0, _words(error)) from error
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise ApiError(0, f"no answer from the API server: {type(error).__name__}") from error
-        else:
-            return result
-        finally:
-            metrics.API_CALLS.labels(verb=method, code=str(code)).inc()
-            metrics.API_SECONDS.labels(verb=method).observe(time.monotonic() - started)
 
     async def find(self, api_version: str, plural: str, namespace: str, name: str) -> Json | None:
         """One object, or None."""
@@ -317,6 +310,17 @@ class Cluster:
                 raise
             return None
 
+    async def write_lease(self, body: Json) -> Json | None:
+        """Create a Lease, or replace one as it was read; None where another was quicker. Raises ApiError."""
+        is_new = "resourceVersion" not in body["metadata"]
+        method, path = ("POST", _path(body)) if is_new else ("PUT", f"{_path(body)}/{body['metadata']['name']}")
+        try:
+            return await self._call(method, path, body, query={"fieldManager": MANAGER})
+        except ApiError as error:
+            if error.status == HTTPStatus.CONFLICT or (error.status == HTTPStatus.NOT_FOUND and not is_new):
+                return None
+            raise
+
     async def delete(self, item: Json) -> None:
         """Delete exactly this object, its pods in the background; one that is gone already is fine."""
         options: Json = {
@@ -349,11 +353,13 @@ async def log_in(configuration: Configuration) -> None:
 
 
 @asynccontextmanager
-async def connect() -> AsyncIterator[Cluster]:
+async def connect(*traces: aiohttp.TraceConfig) -> AsyncIterator[Cluster]:
     """Connect. Raises ConfigException where nothing says to whom."""
     configuration = Configuration()
     await log_in(configuration)
     context = RESTClientObject(configuration).ssl_context
     connector = aiohttp.TCPConnector(ssl=context, limit=CONNECTIONS)
-    async with aiohttp.ClientSession(connector=connector, read_bufsize=READ_BUFFER) as session:
+    async with aiohttp.ClientSession(
+        connector=connector, read_bufsize=READ_BUFFER, trace_configs=list(traces)
+    ) as session:
         yield Cluster(session, configuration, _proxy(configuration))

@@ -3,13 +3,13 @@
 import time
 from typing import Any
 
+import aiohttp
 import kopf
 import orjson
 
 from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1 import GROUP, PLURAL, VERSION
-from torchscript_operator.controller import metrics
-from torchscript_operator.controller.cluster import PAGE_SIZE
+from torchscript_operator.controller import cluster, metrics
 from torchscript_operator.controller.model import Json
 from torchscript_operator.controller.queue import Key, Queue
 
@@ -52,15 +52,41 @@ class Listener:
             self.queue.add(key, asked=True)
 
 
-async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    """Log in as the pod's ServiceAccount, or outside a cluster as the kubeconfig says."""
-    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+class Login:
+    """Gives kopf its connection: as the pod's ServiceAccount, or outside a cluster as the kubeconfig says."""
+
+    def __init__(self, *traces: aiohttp.TraceConfig) -> None:
+        """Take what listens to the connection."""
+        self._traces = traces
+        self._given: tuple[kopf.ConnectionInfo, kopf.AiohttpSession] | None = None
+
+    async def __call__(self, **kwargs: Any) -> kopf.AiohttpSession | None:
+        """Log in; kopf asks again when the server no longer takes a token."""
+        found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        if found is None:
+            return None
+        if self._given is None or self._given[0] != found:
+            # Of credentials that it has refused before, kopf has to be given the same again, or it would try for ever.
+            self._given = found, self._session(found)
+        return self._given[1]
+
+    def _session(self, found: kopf.ConnectionInfo) -> kopf.AiohttpSession:
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=found.as_ssl_context()),
+            headers=found.as_http_headers(),
+            proxy=found.proxy_url,
+            trust_env=found.trust_env,
+            trace_configs=list(self._traces),
+        )
+        return kopf.AiohttpSession(
+            server=found.server, default_namespace=found.default_namespace, aiohttp_session=session
+        )
 
 
-def register(registry: kopf.OperatorRegistry, listener: Listener) -> None:
+def register(registry: kopf.OperatorRegistry, listener: Listener, login: Login) -> None:
     """Subscribe. Low-level event handlers only: kopf then stores nothing in the objects and sets no finalizer."""
     kopf.on.event(GROUP, VERSION, PLURAL, registry=registry, id="model")(listener.model_event)
-    kopf.on.login(registry=registry)(login)
+    kopf.on.login(registry=registry, id="login")(login)
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
@@ -72,7 +98,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.connect_timeout = 10
     settings.watching.connect_timeout = 30
     # The server ends a watch after this time, so a deaf connection is noticed at the latest then.
-    settings.watching.server_timeout = 300
-    settings.watching.chunk_size = PAGE_SIZE
+    settings.watching.server_timeout = cluster.WATCH_SECONDS
+    settings.watching.chunk_size = cluster.PAGE_SIZE
     # Until it ends, the worker of an object holds the last event, with the whole object.
     settings.queueing.idle_timeout = 0.2

@@ -8,38 +8,68 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from torchscript_operator.controller import cluster
+from torchscript_operator.controller.calls import Calls
+from torchscript_operator.controller.lease import Leadership
+
 PORT = 8080
 """Health and metrics."""
 STUCK_SECONDS = 300.0
 """A key that waits longer at the head of the queue means that no worker works."""
 MISSED_RESYNCS = 3
 """Full looks that may fail in a row before the process is better started again."""
+DEAF_SECONDS = 2.0 * cluster.WATCH_SECONDS
+"""The server ends a watch after half of this; one that has not begun again by then never will."""
 
 
 class Health:
     """Collects signs of life. Each check gives a reason when it is unwell."""
 
-    def __init__(self, oldest_seconds: Callable[[], float], resync_seconds: float) -> None:
-        """Take the queue's age and the time between two full looks."""
+    def __init__(
+        self,
+        oldest_seconds: Callable[[], float],
+        resync_seconds: float,
+        leadership: Leadership,
+        calls: Calls,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the queue's age, the time between two full looks, who leads, and what is watched."""
         self._oldest_seconds = oldest_seconds
         self._resync_seconds = resync_seconds
-        self.last_resync = time.monotonic()
+        self._leadership = leadership
+        self._calls = calls
+        self._clock = clock
+        self.last_resync = clock()
         self.started = False
 
     def resynced(self) -> None:
         """A full look has been made."""
-        self.last_resync = time.monotonic()
+        self.last_resync = self._clock()
         self.started = True
 
     def ailments(self) -> list[str]:
         """Why the process should be started again; empty when it is well."""
+        return [*self._idle(), *self._deaf()]
+
+    def _idle(self) -> list[str]:
+        """What a leader leaves undone; whoever waits to lead has nothing to do, and its time begins when it leads."""
         found = []
-        if (waited := self._oldest_seconds()) > STUCK_SECONDS:
+        led = self._leadership.led_seconds()
+        if (waited := min(self._oldest_seconds(), led)) > STUCK_SECONDS:
             found.append(f"a model has waited {waited:.0f} s for a pass")
-        silence = time.monotonic() - self.last_resync
+        silence = min(self._clock() - self.last_resync, led)
         if silence > self._resync_seconds * MISSED_RESYNCS:
             found.append(f"no full look at all models for {silence:.0f} s")
         return found
+
+    def _deaf(self) -> list[str]:
+        ages = self._calls.ages().items()
+        return [f"the watch of {path} has not begun again for {age:.0f} s" for path, age in ages if age > DEAF_SECONDS]
+
+    def lacks(self) -> list[str]:
+        """What is still to come before the operator has started."""
+        found = [] if self.started else ["a full look at all models"]
+        return found + [f"the watch of {path}" for path in self._calls.waiting()]
 
     async def live(self, _: web.Request) -> web.Response:
         """Answer /healthz."""
@@ -47,8 +77,11 @@ class Health:
         return web.Response(text="; ".join(found) or "ok", status=500 if found else 200)
 
     async def ready(self, _: web.Request) -> web.Response:
-        """Answer /readyz."""
-        return web.Response(text="ok" if self.started else "starting", status=200 if self.started else 503)
+        """Answer /readyz; an operator that waits to lead is ready for that."""
+        found = self.lacks()
+        return web.Response(
+            text=f"starting, still without {', '.join(found)}" if found else "ok", status=503 if found else 200
+        )
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Answer /metrics."""

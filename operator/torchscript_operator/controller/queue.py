@@ -31,10 +31,16 @@ Rest = Callable[[], Awaitable["Later"]]
 class Queue:
     """Level-triggered: a key in the queue means "look again", however many events asked for it."""
 
-    def __init__(self, reconcile: Callable[[Key], Awaitable[Later | Rest]], workers: int) -> None:
-        """Take what to do with a key, and how many keys at once."""
+    def __init__(
+        self,
+        reconcile: Callable[[Key], Awaitable[Later | Rest]],
+        workers: int,
+        accepts: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Take what to do with a key, how many keys at once, and whether keys are wanted at all."""
         self._reconcile = reconcile
         self._workers = workers
+        self._accepts = accepts
         self._ready: asyncio.PriorityQueue[tuple[int, int, Key, Rest | None]] = asyncio.PriorityQueue()
         """Passes in their order: rank, number of the wish, key, and what is left of a pass that has begun."""
         self._numbers = itertools.count()
@@ -47,6 +53,9 @@ class Queue:
 
     def add(self, key: Key, *, asked: bool = False) -> None:
         """Ask for a pass; what a person asked for goes before what the cluster reports."""
+        if not self._accepts():
+            # An operator that does not lead: when it does, it looks at every model.
+            return
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key in self._busy:

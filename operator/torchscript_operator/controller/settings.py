@@ -2,10 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from torchscript_operator.api.v1alpha1.spec import Artifact, Compiler, Resources, Toleration
@@ -84,6 +84,29 @@ class WorkerServiceAccount(Section):
     """Namespaces where it exists; pods elsewhere use the account named default."""
 
 
+class LeaderElection(Section):
+    """Which of several operators acts; the others wait with warm caches."""
+
+    enabled: bool = False
+    """Off, this process always leads."""
+    name: str = "torchscript-operator"
+    """Of the Lease: operators that share it take turns."""
+    namespace: str | None = None
+    """Of the Lease; the namespace of the pod's ServiceAccount when absent."""
+    lease_duration_seconds: Annotated[float, Field(ge=1)] = 15
+    """How long others respect a lease that its holder no longer renews."""
+    renew_deadline_seconds: Annotated[float, Field(gt=0)] = 10
+    """A leader that could not renew for so long writes nothing more and ends."""
+    retry_seconds: Annotated[float, Field(gt=0)] = 2
+    """Between two renewals, and between two looks at another's lease."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.retry_seconds < self.renew_deadline_seconds < self.lease_duration_seconds:
+            raise ValueError("leaderElection needs retrySeconds < renewDeadlineSeconds < leaseDurationSeconds")
+        return self
+
+
 class Settings(Section):
     """All settings."""
 
@@ -109,6 +132,7 @@ class Settings(Section):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     priority_class_name: str | None = None
     """PriorityClass of worker pods."""
+    leader_election: LeaderElection = LeaderElection()
 
     def defaults(self, compiler: Compiler) -> CompilerDefaults:
         """The defaults of a compiler."""
