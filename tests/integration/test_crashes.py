@@ -132,13 +132,16 @@ def test_operator_killed_after_a_write_reaches_the_same_end(
     assert created_and_deleted(plane, rights[1], models) == (2, 0)
 
 
-def test_two_operators_at_once_do_no_harm(
+def test_two_operators_that_both_lead_do_no_harm(
     plane: ControlPlane,
     rights: tuple[Any, str],
     reference: Models,
     models: Models,
+    operator: Operator,
     second: Operator,
 ) -> None:
+    for each in (operator, second):
+        assert "tsm_leader 1.0" in (each.get("/metrics") or "")
     life(models)
     assert second.faults() == []
     assert final(models) == final(reference)

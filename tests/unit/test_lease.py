@@ -203,11 +203,12 @@ async def test_leader_that_was_held_up_may_not_write_before_it_has_renewed(clock
     await ended(task)
 
 
-async def test_leader_whose_lease_another_took_ends_at_once(clock: Clock) -> None:
+@pytest.mark.parametrize("by", ["other", None])
+async def test_leader_whose_lease_another_took_ends_at_once(clock: Clock, by: str | None) -> None:
     server = Server()
     one = elector(server, clock)
     task = await leads(one, server)
-    server.lease = held("other", version="500")
+    server.lease = held(by, version="500")
     with pytest.raises(LeaseLostError):
         await asyncio.wait_for(task, 5)
     assert not one.leads()

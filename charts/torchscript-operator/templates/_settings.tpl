@@ -30,6 +30,13 @@ account and a class whose values are empty are left out: there, absent and empty
 {{- with .Values.worker.priorityClassName }}
 {{- $_ := set $settings "priorityClassName" . }}
 {{- end }}
+{{- if include "torchscript-operator.leaderElection" . }}
+{{- $terms := dict "enabled" true "name" (include "torchscript-operator.fullname" .) }}
+{{- range $field := list "leaseDurationSeconds" "renewDeadlineSeconds" "retrySeconds" }}
+{{- $_ := set $terms $field (int64 (index $.Values.leaderElection $field)) }}
+{{- end }}
+{{- $_ := set $settings "leaderElection" $terms }}
+{{- end }}
 {{- $compilers := dict }}
 {{- range $name, $given := .Values.compilers }}
 {{- $compiler := dict
@@ -53,6 +60,13 @@ account and a class whose values are empty are left out: there, absent and empty
 {{- end }}
 {{- $_ := set $settings "compilers" $compilers }}
 {{- toYaml $settings }}
+{{- end }}
+
+{{/* Whether operators take turns by a Lease: "true", or nothing. */}}
+{{- define "torchscript-operator.leaderElection" -}}
+{{- if eq (kindOf .Values.leaderElection.enabled) "bool" }}
+{{- if .Values.leaderElection.enabled }}true{{ end }}
+{{- else if gt (int64 .Values.replicas) 1 }}true{{ end }}
 {{- end }}
 
 {{/* The default store, or nothing. */}}
@@ -126,6 +140,13 @@ account and a class whose values are empty are left out: there, absent and empty
 {{- end }}
 {{- if and .Values.worker.serviceAccount.namespaces (not $worker) }}
 {{- fail "worker.serviceAccount: namespaces goes with create or with a name" }}
+{{- end }}
+{{- $terms := .Values.leaderElection }}
+{{- if and (gt (int64 .Values.replicas) 1) (not (include "torchscript-operator.leaderElection" .)) }}
+{{- fail "replicas: more than one operator needs leaderElection.enabled, which is false" }}
+{{- end }}
+{{- if or (ge (int64 $terms.retrySeconds) (int64 $terms.renewDeadlineSeconds)) (ge (int64 $terms.renewDeadlineSeconds) (int64 $terms.leaseDurationSeconds)) }}
+{{- fail "leaderElection: retrySeconds must be less than renewDeadlineSeconds, and that less than leaseDurationSeconds" }}
 {{- end }}
 {{- $names := list "TSM_SETTINGS" }}
 {{- range .Values.extraEnv }}

@@ -220,11 +220,13 @@ class Elector:
             async with asyncio.timeout(self.terms.renew_deadline_seconds / TRIES_TO_DEADLINE):
                 lease = await self.cluster.find(API_VERSION, PLURAL, self.namespace, self.terms.name)
                 if lease is not None:
+                    if self.leading.is_set() and holder(lease) != self.identity:
+                        # Another has led since, even if it does not any more.
+                        self._until = -math.inf
+                        return self.terms.retry_seconds
                     self._seen = seen(self._seen, lease, self.clock())
                     left = seconds_held(lease, self._seen.since, self.identity, self.clock())
                     if left > 0:
-                        if self.leading.is_set():
-                            self._until = -math.inf
                         return left
                 body = claimed(lease, self.terms, self.namespace, self.identity, datetime.now(UTC))
                 written = await self.cluster.write_lease(body)
