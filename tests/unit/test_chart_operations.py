@@ -1,8 +1,14 @@
 """What the chart renders for several operators, and for whoever watches them."""
 
+import re
+from collections.abc import Iterator
+
+import promql_parser
 import pytest
+from prometheus_client import REGISTRY
 
 from tests.golden.chart import rendering
+from torchscript_operator.controller.census import Census
 from torchscript_operator.controller.settings import LeaderElection, Settings
 
 SHARED = ("--set", "replicas=2")
@@ -76,3 +82,93 @@ def test_leases_are_granted_in_the_releases_namespace_alone_and_by_name(scope: t
 )
 def test_values_that_cannot_work_are_refused(given: str, words: str) -> None:
     assert words in rendering.refusal("--set", given)
+
+
+WATCHED = ("--set", "metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true")
+
+
+def rules(*arguments: str) -> list[rendering.Json]:
+    (found,) = rendering.of_kind(rendering.objects(*WATCHED, *arguments), "PrometheusRule")
+    (group,) = found["spec"]["groups"]
+    alerts: list[rendering.Json] = group["rules"]
+    return alerts
+
+
+def selectors(text: str) -> list[promql_parser.VectorSelector]:
+    """All series that an expression asks for."""
+
+    def walk(node: object) -> Iterator[promql_parser.VectorSelector]:
+        if isinstance(node, promql_parser.VectorSelector):
+            yield node
+        for name in ("expr", "lhs", "rhs", "selector", "vector_selector", "param", "vs"):
+            if hasattr(node, name):
+                yield from walk(getattr(node, name))
+        for argument in getattr(node, "args", None) or ():
+            yield from walk(argument)
+
+    return list(walk(promql_parser.parse(text)))
+
+
+def exposed() -> set[str]:
+    """Names of all series that the operator has."""
+    families = [*REGISTRY.collect(), *Census().collect()]
+    return {f"{family.name}{suffix}" for family in families for suffix in ("", "_total", "_bucket", "_sum", "_count")}
+
+
+def test_nothing_of_the_prometheus_operator_is_installed_unasked() -> None:
+    assert not rendering.of_kind(rendering.objects(), "ServiceMonitor", "PrometheusRule")
+
+
+def test_every_alert_asks_for_series_that_the_operator_has_and_of_this_release_alone() -> None:
+    known = exposed()
+    for rule in rules():
+        found = selectors(rule["expr"])
+        assert found, rule["alert"]
+        for each in found:
+            assert each.name in known, (rule["alert"], each.name)
+            matched = {matcher.name: matcher.value for matcher in each.matchers.matchers}
+            assert matched["job"] == f"{rendering.RELEASE}-torchscript-operator-metrics"
+            assert matched["namespace"] == rendering.NAMESPACE
+
+
+def test_alerts_scrape_what_the_service_monitor_names() -> None:
+    items = rendering.objects(*WATCHED)
+    (monitor,) = rendering.of_kind(items, "ServiceMonitor")
+    (service,) = [
+        each
+        for each in rendering.of_kind(items, "Service")
+        if monitor["spec"]["selector"]["matchLabels"].items() <= each["metadata"]["labels"].items()
+    ]
+    # The Prometheus operator names a job after its Service.
+    assert service["metadata"]["name"] == f"{rendering.RELEASE}-torchscript-operator-metrics"
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_every_alert_has_a_runbook_a_severity_and_a_wait() -> None:
+    headings = re.findall(r"^## (\w+)$", (rendering.ROOT / "docs/runbooks.md").read_text(), re.MULTILINE)
+    assert [rule["alert"] for rule in rules()] == headings
+    for rule in rules():
+        assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbooks.md#{rule['alert'].lower()}")
+        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+        assert re.fullmatch(r"\d+m", rule["for"])
+
+
+def test_missed_looks_are_counted_from_the_settings() -> None:
+    def limit(*arguments: str) -> str:
+        (rule,) = [each for each in rules(*arguments) if each["alert"] == "TorchScriptOperatorResyncMissed"]
+        return str(rule["expr"]).rpartition("> ")[2]
+
+    assert (limit(), limit("--set", "resyncSeconds=60")) == ("1800", "180")
+
+
+def test_labels_choose_the_prometheus() -> None:
+    given = "metrics.serviceMonitor.labels.release=prom,metrics.prometheusRule.labels.release=prom"
+    for each in rendering.of_kind(rendering.objects(*WATCHED, "--set", given), "ServiceMonitor", "PrometheusRule"):
+        assert each["metadata"]["labels"]["release"] == "prom"
+
+
+def test_service_monitor_without_a_service_is_refused() -> None:
+    said = rendering.refusal(*WATCHED, "--set", "metrics.service.enabled=false")
+    assert "there is nothing to scrape" in said

@@ -40,28 +40,31 @@ class MissingResourceError(Exception):
     """The CRD is not installed, or the operator may not read it."""
 
 
-async def full_look(cluster: Cluster, queue: Queue, settings: Settings, *, everything: bool) -> None:
+async def full_look(cluster: Cluster, listener: handlers.Listener, settings: Settings, *, everything: bool) -> None:
     """Queue every model, or only those that are not at rest: what events have missed, this finds. Raises ApiError."""
-    count = 0
+    gone = set(listener.wishes)
     for namespace in settings.watch_namespaces or (None,):
         async for bodies, _ in cluster.pages(API_VERSION, PLURAL, namespace):
             for body in bodies:
+                key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
+                gone.discard(key)
                 if everything or not handlers.at_rest(body):
-                    queue.add(Key(body["metadata"]["namespace"], body["metadata"]["name"]))
-            count += len(bodies)
-    metrics.MODELS.set(count)
+                    listener.queue.add(key)
+    # A watch that begins anew with a list says nothing of what went in between.
+    for key in gone:
+        listener.forget(key)
     metrics.LAST_RESYNC.set(time.time())
 
 
 async def resync(
-    cluster: Cluster, queue: Queue, settings: Settings, state: health.Health, leading: asyncio.Event
+    cluster: Cluster, listener: handlers.Listener, settings: Settings, state: health.Health, leading: asyncio.Event
 ) -> None:
     """Look at everything at the start and once this operator leads, and then every so often at what is not at rest."""
     looks = 0
     while True:
         led = leading.is_set()
         try:
-            await full_look(cluster, queue, settings, everything=looks % LOOKS_TO_EVERYTHING == 0)
+            await full_look(cluster, listener, settings, everything=looks % LOOKS_TO_EVERYTHING == 0)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND and not state.started:
                 # kopf would wait silently for a resource that is not there.
@@ -138,6 +141,7 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
         children = Children()
         reconciler = Reconciler(replace(cluster, may_write=turn.leads), settings, children)
         queue = Queue(reconciler, settings.workers, turn.leading.is_set)
+        listener = handlers.Listener(queue)
         watches = [
             Watch(cluster, queue, children, plural, namespace, settings.resync_seconds)
             for plural in KINDS
@@ -151,18 +155,17 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
 
         metrics.observe(queue.oldest_seconds, {plural: partial(calls.age, plural) for plural in (PLURAL, *KINDS)})
         state = health.Health(queue.oldest_seconds, settings.resync_seconds, turn, calls)
-        async with health.serve(state, port):
+        async with metrics.told(listener.census), health.serve(state, port):
             writers = {
                 asyncio.create_task(queue.run(known), name="queue"),
-                asyncio.create_task(resync(cluster, queue, settings, state, turn.leading), name="resync"),
+                asyncio.create_task(resync(cluster, listener, settings, state, turn.leading), name="resync"),
             }
             others = {
                 *(asyncio.create_task(it.run(), name=f"watch of {it.plural}") for it in watches),
                 asyncio.create_task(turn.run(), name="lease"),
                 asyncio.create_task(stop.wait(), name="stop"),
             }
-            kopf_watch = watch(handlers.Listener(queue), settings, calls, stop)
-            others.add(asyncio.create_task(kopf_watch, name="watch"))
+            others.add(asyncio.create_task(watch(listener, settings, calls, stop), name="watch"))
             done, _ = await asyncio.wait(writers | others, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
                 hush()

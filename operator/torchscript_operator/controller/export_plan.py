@@ -132,6 +132,7 @@ def proven(
             omitted=parity.omitted,
         ),
         versions=outcome.versions or None,
+        duration_seconds=outcome.duration_seconds,
         worker_image=wanted.worker_image,
     )
 

@@ -10,6 +10,7 @@ import orjson
 from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1 import GROUP, PLURAL, VERSION
 from torchscript_operator.controller import cluster, metrics
+from torchscript_operator.controller.census import Census
 from torchscript_operator.controller.model import Json
 from torchscript_operator.controller.queue import Key, Queue
 
@@ -36,6 +37,7 @@ class Listener:
     def __init__(self, queue: Queue) -> None:
         """Take the queue that keys go to."""
         self.queue = queue
+        self.census = Census()
         self.wishes: dict[Key, int] = {}
 
     async def model_event(self, event: Any, **_: Any) -> None:
@@ -44,12 +46,18 @@ class Listener:
         body: Json = event["object"]
         key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
         if event["type"] == "DELETED":
-            self.wishes.pop(key, None)
+            self.forget(key)
             return
+        self.census.note(key, body)
         wanted = wish(body)
         if self.wishes.get(key) != wanted:
             self.wishes[key] = wanted
             self.queue.add(key, asked=True)
+
+    def forget(self, key: Key) -> None:
+        """A model is gone, whether an event has told it or not."""
+        self.wishes.pop(key, None)
+        self.census.forget(key)
 
 
 class Login:

@@ -1,17 +1,21 @@
-"""Prometheus metrics of the operator."""
+"""Prometheus metrics of the operator's own work; those of the models are in census.py."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.registry import Collector
 
 RECONCILES = Counter("tsm_reconcile", "Passes over a model.", ["result"])
-RECONCILE_SECONDS = Histogram("tsm_reconcile_duration_seconds", "Time of one pass over a model.")
+RECONCILE_SECONDS = Histogram("tsm_reconcile_duration_seconds", "Time of one pass over a model.", ["result"])
 QUEUE_DEPTH = Gauge("tsm_queue_depth", "Models that wait for a pass.")
 QUEUE_OLDEST = Gauge("tsm_queue_oldest_seconds", "For how long the model at the head of the queue has waited.")
 QUEUE_SECONDS = Histogram("tsm_queue_latency_seconds", "Time from an event to the pass it asked for.")
 RETRIES = Counter("tsm_queue_retries", "Passes that are tried again after an error.")
-API_CALLS = Counter("tsm_api_calls", "Calls of the API server; code 0 is no answer.", ["verb", "code"])
-API_SECONDS = Histogram("tsm_api_call_duration_seconds", "Time of one call of the API server.", ["verb"])
+API_CALLS = Counter("tsm_api_calls", "Requests to the API server; code 0 is no answer.", ["verb", "code"])
+API_SECONDS = Histogram(
+    "tsm_api_call_duration_seconds", "Time until the API server begins to answer a request.", ["verb"]
+)
 LAST_RESYNC = Gauge("tsm_last_resync_timestamp_seconds", "When all models were last looked at.")
 WATCH_AGE = Gauge(
     "tsm_watch_age_seconds",
@@ -19,13 +23,6 @@ WATCH_AGE = Gauge(
     ["resource"],
 )
 LAST_EVENT = Gauge("tsm_last_event_timestamp_seconds", "When the last watch event came.", ["resource"])
-MODELS = Gauge("tsm_models", "Models at the last full look.")
-EXPORT_SECONDS = Histogram(
-    "tsm_export_duration_seconds",
-    "Time of a successful export.",
-    ["compiler"],
-    buckets=(5, 10, 30, 60, 120, 300, 600, 1800, 3600),
-)
 LEADER = Gauge("tsm_leader", "Whether this operator leads: 1, or 0 while it waits for another to end.")
 
 
@@ -34,3 +31,13 @@ def observe(oldest_seconds: Callable[[], float], ages: Mapping[str, Callable[[],
     QUEUE_OLDEST.set_function(oldest_seconds)
     for resource, age in ages.items():
         WATCH_AGE.labels(resource=resource).set_function(age)
+
+
+@asynccontextmanager
+async def told(collector: Collector) -> AsyncIterator[None]:
+    """Answer scrapes from a collector too, as long as the context lasts."""
+    REGISTRY.register(collector)
+    try:
+        yield
+    finally:
+        REGISTRY.unregister(collector)

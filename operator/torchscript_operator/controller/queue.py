@@ -120,22 +120,23 @@ class Queue:
 
     async def _one(self, key: Key, rest: Rest | None) -> Rest | None:
         """Make a pass or what is left of one; returns what is left now."""
-        started = time.monotonic()
+        started, result = time.monotonic(), "error"
         try:
             later = await (self._reconcile(key) if rest is None else rest())
         except Exception:  # noqa: BLE001 -- reconcile logs what it knows; whatever it was, the key must come back
-            metrics.RECONCILES.labels(result="error").inc()
+            metrics.RECONCILES.labels(result=result).inc()
             metrics.RETRIES.inc()
             self.add_after(key, self._backoff(key))
         else:
+            result = "success"
             if callable(later):
                 return later
-            metrics.RECONCILES.labels(result="success").inc()
+            metrics.RECONCILES.labels(result=result).inc()
             self._failures.pop(key, None)
             if later is not None:
                 self.add_after(key, later)
         finally:
-            metrics.RECONCILE_SECONDS.observe(time.monotonic() - started)
+            metrics.RECONCILE_SECONDS.labels(result=result).observe(time.monotonic() - started)
         return None
 
     def _backoff(self, key: Key) -> float:

@@ -173,6 +173,8 @@ class TargetStatus(StatusModel):
     """Image that made the artifact, and that serves it."""
     proven_time: Annotated[str | None, Field(json_schema_extra={"format": "date-time"})] = None
     """When the Job that proved it ended."""
+    duration_seconds: int | None = None
+    """Seconds that this Job took, of which few where the store had the artifact already."""
     history: Annotated[tuple[HistoryStatus, ...], Field(max_length=128)] = ()
     """Artifacts proven before, the newest first: spec.revisionHistoryLimit of them, and the one that serves."""
     lost: LossStatus | None = None
