@@ -6,6 +6,7 @@ Where the spec asks for two steps, a first Job compiles and a second proves; the
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from kubernetes.utils.quantity import parse_quantity
 from pydantic import ValidationError
 
 from torchscript_operator.api import conditions
@@ -58,6 +59,11 @@ class ExportPlan:
     def compiled(self) -> bool:
         """Whether the present spec's model is compiled, proven or not."""
         return self.verifying or self.status.state == "Proven"
+
+
+def exceeds(more: str, limit: str) -> bool:
+    """Whether one amount of memory is more than another."""
+    return bool(parse_quantity(more) > parse_quantity(limit))  # type: ignore[no-untyped-call]
 
 
 def stamp(now: datetime) -> str:
@@ -154,17 +160,40 @@ class _Target:
     """What that attempt has compiled and a verify Job is to prove; None while it compiles."""
 
     @property
-    def try_name(self) -> str:
-        """The try at this step."""
+    def first_try(self) -> str:
+        """The first try at this step."""
         if self.pending is None:
             return self.attempt
         return jobs.verify_attempt(self.target, self.attempt, self.pending)
 
     @property
+    def memory(self) -> str | None:
+        """Memory of the try at this step, where the first one was killed for want of it and the spec allows more."""
+        more, failure = self.larger, self.known.last_failure
+        if more is None or failure is None:
+            return None
+        killed = failure.attempt == self.first_try and failure.reason == FailureReason.OUT_OF_MEMORY.value
+        return more if killed or failure.attempt == jobs.larger_attempt(self.first_try, more) else None
+
+    @property
+    def larger(self) -> str | None:
+        """The memory that the spec allows for a second try, where it is more than what a first one may use."""
+        given = self.target.job if self.pending is None else self.target.verify
+        more = given.retry_memory if given else None
+        limit = jobs.memory_limit(self.target, self.settings, verifying=self.pending is not None)
+        if more is None or (limit is not None and not exceeds(str(more), limit)):
+            return None
+        return str(more)
+
+    @property
+    def try_name(self) -> str:
+        """The try at this step."""
+        return self.first_try if self.memory is None else jobs.larger_attempt(self.first_try, self.memory)
+
+    @property
     def job_name(self) -> str:
-        if self.pending is None:
-            return jobs.job_name(self.model, self.attempt)
-        return jobs.verify_name(self.model, self.try_name)
+        name = jobs.job_name if self.pending is None else jobs.verify_name
+        return name(self.model, self.try_name)
 
     @property
     def fields(self) -> diagnose.Fields:
@@ -172,29 +201,42 @@ class _Target:
 
     def body(self) -> Json:
         if self.pending is None:
-            return jobs.build(self.model, self.target, self.settings, self.wanted, self.attempt)
-        return jobs.build_verify(self.model, self.target, self.settings, self.wanted, self.try_name, self.pending)
+            return jobs.build(self.model, self.target, self.settings, self.wanted, self.try_name, self.memory)
+        return jobs.build_verify(
+            self.model, self.target, self.settings, self.wanted, self.try_name, self.pending, self.memory
+        )
 
     def failed(self, finding: Finding) -> ExportPlan:
         verifying = self.pending is not None
         if verifying:
             finding = replace(finding, stage=f"verify/{finding.stage}")
+        if self.memory is not None:
+            finding = replace(finding, message=f"With {self.memory} of memory, in a second try: {finding.message}")
         failure = failure_status(finding, self.try_name, self.now)
         update = {"state": "Failed", "job": self.job_name, "last_failure": failure}
         status = self.known.model_copy(update=update)
+        again = replace(self, known=status)
+        if self.memory is None and again.memory is not None:
+            # The failure stays in the status: it is what the second try rests on.
+            return again.step()
         message = f"{finding.message} {RETRY_HINT}"
         return ExportPlan(status, reason=finding.reason, message=message, verifying=verifying)
 
     def exporting(self, message: str, **fields: object) -> ExportPlan:
         verifying = self.pending is not None
         state = "Verifying" if verifying else "Exporting"
-        status = self.known.model_copy(update={"state": state, "job": self.job_name, "last_failure": None})
+        kept = None
+        if self.memory is not None:
+            kept = self.known.last_failure
+            message += f" It has {self.memory} of memory, since a first try was killed for want of it."
+        status = self.known.model_copy(update={"state": state, "job": self.job_name, "last_failure": kept})
         reason = conditions.VERIFYING if verifying else conditions.EXPORTING
         plan = ExportPlan(status, reason=reason, message=message, verifying=verifying)
         return replace(plan, **fields)  # type: ignore[arg-type]
 
     def suspended(self) -> ExportPlan:
-        status = self.known.model_copy(update={"state": "Suspended", "last_failure": None})
+        kept = None if self.memory is None else self.known.last_failure
+        status = self.known.model_copy(update={"state": "Suspended", "last_failure": kept})
         message = "spec.suspend is set: no export starts."
         return ExportPlan(status, reason=conditions.SUSPENDED, message=message, verifying=self.pending is not None)
 

@@ -114,7 +114,7 @@ def attempt(model: Model, target: Target, wanted_identity: str) -> str:
     references: list[object] = [
         model.spec.source.model_dump(mode="json"),
         store.model_dump(mode="json") if store else None,
-        target.job.model_dump(mode="json"),
+        target.job.model_dump(mode="json", exclude={"retry_memory"}),
         model.retry,
     ]
     lost = model.target_status(target.name).lost
@@ -125,8 +125,20 @@ def attempt(model: Model, target: Target, wanted_identity: str) -> str:
 
 def verify_attempt(target: Target, export_attempt: str, pending: PendingStatus) -> str:
     """Name one try at proving what an attempt compiled: another placement makes another try, and compiles nothing."""
-    where = target.verify.model_dump(mode="json") if target.verify else None
+    where = target.verify.model_dump(mode="json", exclude={"retry_memory"}) if target.verify else None
     return digest.of_value([export_attempt, pending.digest, where])[:ATTEMPT_DIGITS]
+
+
+def larger_attempt(first: str, memory: str) -> str:
+    """Name the second try at what was killed for want of memory in a first one."""
+    return digest.of_value([first, memory])[:ATTEMPT_DIGITS]
+
+
+def memory_limit(target: Target, settings: Settings, *, verifying: bool) -> str | None:
+    """The memory that a first try may use; None where nothing limits it."""
+    place = placement.verify(target, settings) if verifying else placement.job(target, settings)
+    found: str | None = place.container_resources().get("limits", {}).get("memory")
+    return found
 
 
 def verify_name(model: Model, attempt_id: str) -> str:
@@ -153,9 +165,16 @@ def failure_policy() -> Json:
     }
 
 
-def build(model: Model, target: Target, settings: Settings, wanted: request.ExportRequest, attempt_id: str) -> Json:
-    """The Job of an attempt."""
-    return _build(model, target, settings, wanted, (job_name(model, attempt_id), attempt_id))
+def build(
+    model: Model,
+    target: Target,
+    settings: Settings,
+    wanted: request.ExportRequest,
+    attempt_id: str,
+    memory: str | None = None,
+) -> Json:
+    """The Job of an attempt, with another amount of memory where one is given."""
+    return _build(model, target, settings, wanted, (job_name(model, attempt_id), attempt_id), memory)
 
 
 def build_verify(
@@ -165,19 +184,31 @@ def build_verify(
     wanted: request.ExportRequest,
     attempt_id: str,
     pending: PendingStatus,
+    memory: str | None = None,
 ) -> Json:
-    """The Job of a try at proving what lies under a key."""
+    """The Job of a try at proving what lies under a key, with another amount of memory where one is given."""
     location = request.PendingLocation(key=pending.key, digest=pending.digest)
     asked = wanted.model_copy(update={"pending": location})
-    return _build(model, target, settings, asked, (verify_name(model, attempt_id), attempt_id))
+    return _build(model, target, settings, asked, (verify_name(model, attempt_id), attempt_id), memory)
 
 
 def _place(target: Target, settings: Settings, wanted: request.ExportRequest) -> Place:
     return placement.job(target, settings) if wanted.pending is None else placement.verify(target, settings)
 
 
+def _with_memory(resources: Json, memory: str | None) -> Json:
+    if memory is None:
+        return resources
+    return {side: {**resources.get(side, {}), "memory": memory} for side in ("requests", "limits")}
+
+
 def _build(
-    model: Model, target: Target, settings: Settings, wanted: request.ExportRequest, name_and_attempt: tuple[str, str]
+    model: Model,
+    target: Target,
+    settings: Settings,
+    wanted: request.ExportRequest,
+    name_and_attempt: tuple[str, str],
+    memory: str | None,
 ) -> Json:
     name, attempt_id = name_and_attempt
     defaults = settings.defaults(target.compiler)
@@ -206,7 +237,7 @@ def _build(
         "name": CONTAINER,
         "image": wanted.worker_image,
         "command": ["python", "-m", "torchscript_operator.export"],
-        "resources": place.container_resources(),
+        "resources": _with_memory(place.container_resources(), memory),
     }
     limit = target.job.backoff_limit
     return {

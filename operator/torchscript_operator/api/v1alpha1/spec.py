@@ -241,6 +241,9 @@ class JobTemplate(ApiModel):
     affinity: Annotated[dict[str, Any] | None, opaque("Affinity as in a pod.")] = None
     resources: Resources | None = None
     """Given, they replace the compiler's default."""
+    retry_memory: Quantity | None = None
+    """Memory, as request and limit, of one more try of an export that was killed for want of memory; absent, there is
+    none."""
     image: Image | None = None
     """Worker image. Part of the artifact's key: pin it by digest."""
     active_deadline_seconds: Annotated[int, Field(ge=60, le=604800)] | None = None
@@ -259,6 +262,8 @@ class Verify(ApiModel):
     affinity: Annotated[dict[str, Any] | None, opaque("Affinity as in a pod.")] = None
     resources: Resources | None = None
     """Given, they replace the compiler's default; one accelerator is added where they name none."""
+    retry_memory: Quantity | None = None
+    """As in spec.targets[].job, for the Job that proves."""
 
 
 class Target(ApiModel):
