@@ -125,6 +125,52 @@ def test_what_serves_is_removed_although_the_history_has_forgotten_it() -> None:
     assert letters(carried_out(world)) == "ab"
 
 
+def test_what_the_history_has_forgotten_is_removed_too() -> None:
+    world = made("a", "b", "c", revisionHistoryLimit=1)
+    assert [it.uri[-1] for it in world.model.status.retired] == ["a"]
+    assert letters(carried_out(world)) == "abc"
+
+
+def test_artifacts_of_a_target_that_the_spec_no_longer_has_are_removed_too() -> None:
+    world = made("a")
+    world.edit(targets=[{"name": "other"}], source={"s3": {"uri": "s3://models/b"}})
+    world.settle()
+    world.export_ends(workers.proven("b"), "other")
+    world.settle()
+    world.rollout_ends("other")
+    world.settle()
+    assert letters(carried_out(world)) == "ab"
+
+
+def test_forgotten_artifact_that_comes_back_is_no_longer_retired() -> None:
+    world = made("a", "b", revisionHistoryLimit=0)
+    assert [it.uri[-1] for it in world.model.status.retired] == ["a"]
+    world.edit(source={"s3": {"uri": "s3://models/a"}})
+    world.settle()  # its Job is still there, and has ended well
+    world.rollout_ends()
+    world.settle()
+    assert [it.uri[-1] for it in world.model.status.retired] == ["b"]
+
+
+def test_nothing_is_retired_where_artifacts_stay() -> None:
+    world = made("a", "b", "c", revisionHistoryLimit=0, artifact={**STORE, "deletionPolicy": "Retain"})
+    assert world.model.status.retired == ()
+
+
+def test_retired_artifacts_are_bounded_and_the_newest_remain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deletion, "MOST_RETIRED", 2)
+    world = made("a", "b", "c", "d", revisionHistoryLimit=0)
+    assert [it.uri[-1] for it in world.model.status.retired] == ["c", "b"]
+
+
+@pytest.mark.parametrize(("settings", "told"), [(SETTINGS, False), (SCOPED, True)])
+def test_status_says_why_artifacts_stay_although_they_were_to_go(settings: Any, told: bool) -> None:
+    world = World(spec(artifact=STORE), settings)
+    world.settle()
+    message = world.model.status.deletion_policy_message
+    assert ("watches a list of namespaces" in (message or "")) is told
+
+
 def test_compiled_but_unproven_files_are_removed() -> None:
     world = made("a")
     pending = PendingStatus(attempt="x", key="f" * 64, digest="sha256:" + "f" * 64)

@@ -8,6 +8,7 @@ from tests.unit import workers
 from tests.unit.world import World
 from torchscript_operator.api import conditions
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
+from torchscript_operator.controller import diagnose
 from torchscript_operator.controller.export_plan import stamp
 
 SELECTOR = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
@@ -275,3 +276,57 @@ def test_crash_before_the_present_restart_is_told() -> None:
     world.pods[-1]["status"] = workers.pod_status("server", workers.waiting("CrashLoopBackOff"), last=last)
     world.settle()
     assert world.condition(conditions.AVAILABLE).reason == "StoreUnreachable"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Traceback\nRuntimeError: boom\n\n", "RuntimeError: boom."),
+        ('{"level": "info"}\n{"level": "error", "message": "The disk is full."}', "The disk is full."),
+        ("[1, 2]", "[1, 2]."),
+        ("x" * 300, "x" * 200 + "…"),
+        ("", ""),
+    ],
+)
+def test_last_line_of_a_log_is_told_in_short(text: str, expected: str) -> None:
+    assert diagnose.last_line(text) == expected
+
+
+def test_crashed_container_says_its_last_line() -> None:
+    found = diagnose.ended(workers.terminated(1, "loading\nImportError: no module named x")["terminated"])
+    assert "left no report. Its last line: ImportError: no module named x. " in found.message
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("Authorization: Bearer abcdefghijklmnop", "abcdefghijklmnop"),
+        ("{'authorization': 'Basic dXNlcjpwYXNzd29yZA=='}", "dXNlcjpwYXNzd29yZA"),
+        ("GET https://user:hunter2hunter2@host/path", "hunter2hunter2"),
+        ("token hf_abcdefghijklmnopqrstuvwxyz is invalid", "hf_abcdefghijklmnopqrstuvwxyz"),
+        ("AKIAIOSFODNN7EXAMPLE is unknown", "AKIAIOSFODNN7EXAMPLE"),
+        ("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENGbPxRfiCY", "wJalrXUtnFEMIK7MDENGbPxRfiCY"),
+        ("password: correct-horse-battery", "correct-horse-battery"),
+        ("https://b.s3/k?X-Amz-Signature=0123456789abcdef&x=1", "0123456789abcdef"),
+        ("jwt eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln", "eyJhbGciOiJSUzI1NiJ9"),
+    ],
+)
+def test_log_tail_holds_no_credential(text: str, secret: str) -> None:
+    found = diagnose.ended(workers.terminated(1, text)["terminated"])
+    assert secret not in (found.log_tail or "")
+    assert secret not in found.message
+    assert "[redacted]" in (found.log_tail or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tokenizer: WordPiece with 30522 tokens",
+        "RuntimeError: expected scalar type Float but found Half",
+        "s3://artifacts/models/601c760fc83e839d3661bf3c0417a9cb9981d0d55293d874687ad0fcc3c25cb8",
+        "http://mirror:8080/api/models/sentence-transformers",
+        "sha256:a42a13969ec6e2306b787d06dd0074d756e7c811fd157a458ab15dee5c5033c3",
+    ],
+)
+def test_log_tail_keeps_what_is_no_credential(text: str) -> None:
+    assert diagnose.log_tail(text) == text

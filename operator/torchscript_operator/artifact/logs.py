@@ -29,6 +29,18 @@ MINIMUM_SECRET_CHARACTERS = 4
 """Shorter values are no credentials, and blotting them out would tear words apart."""
 SIGNED_URL = re.compile(r"(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s\"']+")
 """The parts of a presigned URL that grant access."""
+TOKENS = re.compile(
+    r"""
+    (?P<kept> (?:authorization["']?\s*[:=]\s*["']?(?:basic|bearer|digest)?\s*)        # a header
+            | (?:(?:api[_-]?key|password|passwd|secret(?:[_-]?access[_-]?key)?|token)["']?\s*[:=]\s*["']?)
+            | (?:bearer\s+)
+            | (?:[a-z][a-z0-9+.-]*://[^\s/:@]*:(?=[^\s/@]+@)) )                        # a password in a URL
+        [^\s"',;&@]{8,}
+    | \b(?:hf_[A-Za-z0-9]{20,} | (?:AKIA|ASIA)[A-Z0-9]{16} | gh[pousr]_[A-Za-z0-9]{20,} | eyJ[\w-]{10,}\.[\w-]+\.[\w-]+)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""What looks like a credential, whoever wrote it: for text of processes whose environment is not known."""
 STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 """What every LogRecord has; anything else was given as `extra` and goes into the line."""
 
@@ -44,6 +56,11 @@ def redact(text: str, hidden: tuple[str, ...]) -> str:
     for value in hidden:
         text = text.replace(value, REDACTED)
     return SIGNED_URL.sub(rf"\1{REDACTED}", text)
+
+
+def redact_unknown(text: str) -> str:
+    """Blot out whatever looks like a credential, in text whose secrets nobody can tell."""
+    return TOKENS.sub(lambda found: f"{found['kept'] or ''}{REDACTED}", redact(text, ()))
 
 
 class JsonFormatter(logging.Formatter):

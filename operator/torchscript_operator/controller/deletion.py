@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from torchscript_operator.api.v1alpha1.status import ArtifactStatus, StoreStatus
+from torchscript_operator.api.v1alpha1.status import ArtifactStatus, StoreStatus, TorchScriptModelStatus
 from torchscript_operator.artifact import digest, request
 from torchscript_operator.controller import diagnose, jobs, pods
 from torchscript_operator.controller.model import COMPONENT_LABEL, EXPORT, FINALIZER, REMOVE, Json, Model
@@ -26,6 +26,8 @@ GIVE_UP_SECONDS = 3600
 LOOK_SECONDS = 30.0
 """Time to the next look while something is waited for."""
 RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}}
+MOST_RETIRED = 256
+"""Artifacts remembered for removal alone; the schema has room for no more."""
 TERMINATING = "because it is being terminated"
 """What the API server says of a namespace in which nothing can be created any more."""
 
@@ -56,6 +58,16 @@ def effective(model: Model, settings: Settings) -> Literal["Retain", "Delete"] |
     return "Retain" if settings.watch_namespaces else "Delete"
 
 
+def retained_because(model: Model, settings: Settings) -> str | None:
+    """Why artifacts stay although a model asks for their removal."""
+    if effective(model, settings) != "Retain":
+        return None
+    return (
+        "The operator watches a list of namespaces and could lose its rights in one before its finalizer is gone: it "
+        "sets none, so artifacts stay in their store when the model is deleted. Remove them by hand."
+    )
+
+
 def finalizers(model: Model, settings: Settings, present: Iterable[str]) -> list[str] | None:
     """Our finalizers that a live model is to have; None where it has them already."""
     wanted = [FINALIZER] if effective(model, settings) == "Delete" else []
@@ -83,18 +95,28 @@ def pending_keys(body: Json) -> set[str]:
     return {target["pending"]["key"] for target in targets if target.get("pending")}
 
 
-def _artifacts(model: Model) -> list[ArtifactStatus]:
-    found = [target.artifact for target in model.status.targets if target.artifact]
-    found += [entry.artifact for target in model.status.targets for entry in target.history]
-    if model.status.serving is not None:
-        found += [target.active.artifact for target in model.status.serving.targets if target.active]
+def _named(status: TorchScriptModelStatus) -> list[ArtifactStatus]:
+    """Artifacts that a status can still serve."""
+    found = [target.artifact for target in status.targets if target.artifact]
+    found += [entry.artifact for target in status.targets for entry in target.history]
+    if status.serving is not None:
+        found += [target.active.artifact for target in status.serving.targets if target.active]
     return found
+
+
+def retired(model: Model, settings: Settings, status: TorchScriptModelStatus) -> tuple[ArtifactStatus, ...]:
+    """Artifacts that a model has had and whose new status no longer names them; none where they are not removed."""
+    if effective(model, settings) != "Delete":
+        return ()
+    named = {(it.uri, it.store.claim_name) for it in _named(status)}
+    had = {(it.uri, it.store.claim_name): it for it in (*_named(model.status), *model.status.retired)}
+    return tuple(it for place, it in had.items() if place not in named)[:MOST_RETIRED]
 
 
 def keys(model: Model, settings: Settings) -> dict[Place, list[str]]:
     """All that a model's status names, by store."""
     found: list[tuple[str, str, StoreStatus]] = []
-    for artifact in _artifacts(model):
+    for artifact in (*_named(model.status), *model.status.retired):
         uri, _, key = artifact.uri.rpartition("/")
         found.append((uri, key, artifact.store))
     pending = [target.pending.key for target in model.status.targets if target.pending]

@@ -3,6 +3,8 @@
 Each check looks at one thing and returns None where it has nothing to say; the first finding wins.
 """
 
+import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +12,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from torchscript_operator.api import conditions
+from torchscript_operator.artifact import logs
 from torchscript_operator.artifact.failures import CLASSES, FailureReason, reason_of_exit_code
 from torchscript_operator.artifact.outcome import ExportOutcome, ServeOutcome
 from torchscript_operator.controller.model import Json
@@ -22,6 +25,8 @@ CONFIGURATION_REASONS = frozenset({"CreateContainerConfigError"})
 START_REASONS = frozenset({"CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun"})
 LOG_TAIL_CHARACTERS = 2048
 """The kubelet gives at most this much log in place of a termination message."""
+LAST_LINE_CHARACTERS = 200
+"""Of a log's last line, in a message."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +152,24 @@ def ended(state: Json) -> Finding:
     what = f"ended with exit code {code}"
     if reason is FailureReason.OUT_OF_MEMORY:
         what = "was killed for want of memory" if killed else f"was killed ({what}), most likely for want of memory,"
-    tail = text[-LOG_TAIL_CHARACTERS:] or None
-    return Finding("run", reason.value, f"The container {what} and left no report. {known.advice}", code, tail)
+    tail = log_tail(text)
+    last = last_line(tail or "")
+    said = f" Its last line: {last}" if last else ""
+    return Finding("run", reason.value, f"The container {what} and left no report.{said} {known.advice}", code, tail)
+
+
+def log_tail(text: str) -> str | None:
+    """The end of a container's log, bounded, and without what looks like a credential."""
+    return logs.redact_unknown(text)[-LOG_TAIL_CHARACTERS:] or None
+
+
+def last_line(tail: str) -> str:
+    """The last line of a log that says anything, as a sentence; of a structured line its message."""
+    line = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        line = str(json.loads(line)["message"])
+    short = line if len(line) <= LAST_LINE_CHARACTERS else f"{line[:LAST_LINE_CHARACTERS]}…"
+    return short if not short or short.endswith((".", "…", "!", "?")) else f"{short}."
 
 
 def terminated(pod: Json, _fields: Fields) -> Finding | None:

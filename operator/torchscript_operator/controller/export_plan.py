@@ -299,7 +299,7 @@ class _Target:
             # Another run would report the same, so this is a failure and not a reason to run again.
             advice = CLASSES[FailureReason.INVALID_REQUEST].advice
             message = f"The export ended well but left no report that this operator reads. {advice}"
-            tail = (ending.get("message") or "")[-diagnose.LOG_TAIL_CHARACTERS :] or None
+            tail = diagnose.log_tail(ending.get("message") or "")
             return self.failed(Finding("report", FailureReason.INVALID_REQUEST.value, message, 0, tail))
         if status.parity and status.parity.verdict == "Failed" and self.model.spec.parity.policy == "Enforce":
             message = f"The export reports failed parity. {CLASSES[FailureReason.PARITY_FAILED].advice}"

@@ -137,7 +137,9 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
         targets=tuple(export.status for export in exports),
         serving=_serving_status(model, settings, rollouts),
         deletion_policy=deletion.effective(model, settings),
+        deletion_policy_message=deletion.retained_because(model, settings),
     )
+    status = status.model_copy(update={"retired": deletion.retired(model, settings, status)})
     requeues = [export.requeue_seconds for export in exports if export.requeue_seconds is not None]
     return Plan(
         status=status,

@@ -249,3 +249,8 @@ class TorchScriptModelStatus(StatusModel):
     serving: ServingStatus | None = None
     deletion_policy: Literal["Retain", "Delete"] | None = None
     """What becomes of artifacts when the model is deleted, for a model that asks for Delete."""
+    deletion_policy_message: str | None = None
+    """Why artifacts stay although the model asks for Delete."""
+    retired: Annotated[tuple[ArtifactStatus, ...], Field(max_length=256)] = ()
+    """With deletionPolicy Delete: artifacts that nothing above names any more, to be removed with the model, the newest
+    first. An older one than there is room for stays in its store."""
