@@ -3,6 +3,7 @@
 import sys
 from importlib import import_module
 
+import sentencepiece
 import torch
 import transformers
 
@@ -17,4 +18,5 @@ if transformers.__version__ != "4.57.6":
     sys.exit(f"Transformers 4.57.6 is wanted, this is {transformers.__version__}")
 if not hasattr(import_module("torch_neuronx"), "trace"):
     sys.exit("torch_neuronx has no trace: it is an empty stub")
+print("tokenizers: sentencepiece", sentencepiece.__version__)
 print("worker:", build.__name__, verify.__name__, loading.__name__)

@@ -23,6 +23,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "MPNetModel": SMALL | {"max_position_embeddings": 66, "pad_token_id": 0},
     "AlbertModel": SMALL | {"max_position_embeddings": 64, "embedding_size": 16},
     "ElectraModel": SMALL | {"max_position_embeddings": 64, "embedding_size": 16},
+    "DebertaV2Model": tiny.ARCHITECTURES["DebertaV2"],
     "ModernBertModel": SMALL | {"max_position_embeddings": 64, "pad_token_id": 0},
 }
 

@@ -160,14 +160,38 @@ def test_generation_config_that_is_not_understood_fails_the_export(
     assert found in outcome.failure.message
 
 
-def test_lower_precision_is_refused_and_auto_is_float32(tmp_path: Path) -> None:
-    folder = tiny.write_marian(tmp_path / "model")
-    lower = export(folder, tmp_path, TASK, compilation={"precision": "int8"})
-    chosen = export(folder, tmp_path, TASK, compilation={"precision": "auto"})
+LOWER = {"minimumAgreement": "0", "minimumCosineSimilarity": "0.9", "absoluteTolerance": "10"}
+"""Small random models decide by a hair's breadth, so that rounding changes words; trained ones do less."""
 
-    assert lower.failure is not None
-    assert lower.failure.reason is FailureReason.INVALID_REQUEST
-    assert chosen.precision == "float32"
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_lower_precision_is_compiled_into_both_parts_and_served(tmp_path: Path, precision: str) -> None:
+    compilation = {"precision": precision} | ({"searchSeconds": 60} if precision == "int8" else {})
+    folder = tiny.write_marian(tmp_path / "model")
+
+    plain = serve(folder, tmp_path / "plain", TASK)
+    lower = serve(folder, tmp_path / "lower", TASK, compilation=compilation, parity=LOWER)
+
+    assert lower.manifest.precision == precision
+    for part in ("encoder", "decoder"):
+        assert lower.file(part).stat().st_size < plain.file(part).stat().st_size
+    assert all(answer["generated_text"] for answer in lower.predict(TEXTS))
+    hidden = next(one for one in lower.manifest.parity.outputs if one.output == "encoder_hidden_states")
+    assert 0 < float(hidden.maximum_absolute_difference)
+    if precision == "int8":
+        assert lower.manifest.candidates[0].quantized_layers + len(lower.manifest.kept_layers) == 33
+        assert {name.partition(".")[0] for name in lower.manifest.kept_layers} <= {"encoder", "decoder"}
+
+
+def test_auto_takes_the_fastest_form_that_writes_the_same(tmp_path: Path) -> None:
+    compilation = {"precision": "auto", "searchSeconds": 60}
+
+    outcome = export(tiny.write_marian(tmp_path / "model"), tmp_path, TASK, compilation=compilation)
+
+    assert outcome.succeeded, outcome.failure
+    assert outcome.candidates[0].chosen
+    assert outcome.candidates[0].verdict == "Passed"
+    assert {row.precision for row in outcome.candidates} == {"float32", "bfloat16", "int8"}
 
 
 @pytest.fixture(scope="module")

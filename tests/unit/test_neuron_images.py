@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,14 @@ def test_what_is_installed_is_locked_and_leaves_torch_and_numpy_alone(kind: str)
     assert lock(kind).count("==") == len(pinned)
     assert "://" not in lock(kind)
     assert "--no-deps --require-hashes" in dockerfile(kind)
+
+
+def test_everything_that_the_worker_imports_is_locked_or_the_bases(kind: str) -> None:
+    extras = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {re.split(r"[\[<>=;~! ]", line)[0] for extra in ("export", "serve") for line in extras[extra]}
+    # torch and numpy are the base's; grpcio and protobuf are left out on purpose, see requirements.in.
+    missing = wanted - dict(PINNED.findall(lock(kind))).keys()
+    assert missing == {"torch", "numpy", "grpcio", "protobuf"}
 
 
 def test_check_in_the_build_wants_the_versions_that_are_locked(kind: str) -> None:

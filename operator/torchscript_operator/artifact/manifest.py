@@ -135,6 +135,8 @@ class CompilerReport(Document):
 
     shape: str
     """Shape.name of the bucket."""
+    part: str | None = None
+    """Which of the manifest's parts it is about; absent when the artifact is one module."""
     subgraphs: int
     """Parts of the model, all of them compiled: one that is not fails the export."""
     operators: int | None = None

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.golden import GoldenCase
 from torchscript_operator.artifact.manifest import OutputParity
 from torchscript_operator.artifact.parity import Compared, Outputs
 from torchscript_operator.artifact.request import Shape, Tolerances
@@ -119,6 +120,20 @@ class Pair:
             if not all(figure.passed for figure in figures):
                 return False
         return True
+
+    def replay(self, case: GoldenCase, batch: Batch, tolerances: Tolerances) -> list[OutputParity]:
+        """A golden case by itself, as a pod compares it: `batch` is the whole one that the case may be a part of."""
+        kept = [output for output in self._outputs if output.name in case.outputs]
+        found = Outputs(compared(kept), f"golden:{case.name}", tolerances)
+        whole = run_at(batch.shape, "The compiled model", lambda: self._run(batch.inputs))
+        parts = {
+            name: whole[name][tuple(slice(size) for size in expected.shape)]
+            for name, expected in case.outputs.items()
+            if name in whole
+        }
+        masks = {output.name: output.mask(case.inputs["attention_mask"]) for output in kept}
+        found.add(case.outputs, parts, masks)
+        return found.results()
 
     def _run(self, inputs: Arrays) -> Mapping[str, NDArray[Any]]:
         arrays = self._compiled([inputs[name] for name in self._input_names])

@@ -1,17 +1,15 @@
 """The artifact of a task that writes text: an encoder and a decoder, each compiled, and proven together."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torchscript_operator.artifact import digest
-from torchscript_operator.artifact.failures import FailureReason, WorkerError
-from torchscript_operator.artifact.generation import Sizes, Tokens, strip, to_array, write
+from torchscript_operator.artifact.generation import Sizes, Tokens, strip, to_array
 from torchscript_operator.artifact.golden import GoldenCase
 from torchscript_operator.artifact.manifest import (
     Axis,
@@ -19,23 +17,23 @@ from torchscript_operator.artifact.manifest import (
     Generation,
     OutputParity,
     Parity,
-    Part,
+    Part as ManifestPart,
     TensorSpec,
 )
 from torchscript_operator.artifact.parity import Comparison, verdict
 from torchscript_operator.artifact.request import Shape, Tolerances
-from torchscript_operator.export import architectures, compare, package
+from torchscript_operator.export import compare, fastest, package
 from torchscript_operator.export.build import Builder, Loaded
-from torchscript_operator.export.compare import AxisKinds, Pair
+from torchscript_operator.export.compare import AxisKinds, Case
 from torchscript_operator.export.evidence import Evidence
-from torchscript_operator.export.inputs import SENTENCES, Batch, InputMaker
+from torchscript_operator.export.fastest import Part
+from torchscript_operator.export.generation_parts import DecoderMaker, Search
+from torchscript_operator.export.inputs import SENTENCES, InputMaker
 from torchscript_operator.export.package import Compiled, ModelFile
-from torchscript_operator.export.precision import Form
-from torchscript_operator.export.tasks import Output, Task
+from torchscript_operator.export.precision import Form, linear_layers, lower
+from torchscript_operator.export.search import smallest_cosine
+from torchscript_operator.export.tasks import Task
 from torchscript_operator.export.tasks.generation import Text2TextGeneration, read_generation
-
-if TYPE_CHECKING:
-    from torchscript_operator.export.backends import Compiled as Run
 
 ENCODER, DECODER = "encoder", "decoder"
 DECODER_INPUTS = ("decoder_input_ids", "attention_mask", "encoder_hidden_states", "index")
@@ -45,9 +43,8 @@ PROVEN_TEXTS = 8
 """Texts of each bucket that sequences are written from, for the same reason."""
 GOLDEN_TEXTS = 2
 """Texts of each bucket whose sequences every pod writes at its start."""
-OTHER_LENGTH = 3
-"""Tokens by which what is written is shorter where other sizes are tried out: not those by which what is read differs,
-so that no file passes that takes both lengths for one."""
+PROBED_TEXTS = 2
+"""Texts that the sensitivity of layers to int8 is measured on: the decoder writes each with every beam."""
 
 
 def builder_of(task: Task) -> type[Builder]:
@@ -55,63 +52,10 @@ def builder_of(task: Task) -> type[Builder]:
     return GenerationBuilder if task.encoder_decoder else Builder
 
 
-@dataclass(frozen=True)
-class DecoderMaker(InputMaker):
-    """Makes batches for the decoder: what the encoder makes of a text, and tokens that were written so far."""
-
-    encode: Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]] = dict
-    """Eager's answer to a text."""
-    settings: Generation | None = None
-    shapes: tuple[Shape, ...] = ()
-    """The declared buckets."""
-
-    def of_texts(self, texts: Sequence[str], shape: Shape) -> Iterator[Batch]:
-        """Batches that hold every text once; the last token written is the last, the first or the middle one."""
-        for number, batch in enumerate(super().of_texts(texts, shape)):
-            yield self._after(batch, number)
-
-    def synthetic(self, shape: Shape, *, masked: bool) -> Batch:
-        """A batch of random text and random written tokens, the same in every run."""
-        return self._after(super().synthetic(shape, masked=masked), int(masked))
-
-    def _after(self, batch: Batch, number: int) -> Batch:
-        if self.settings is None:
-            raise RuntimeError
-        read = {name: np.repeat(array, self.settings.beams, axis=0) for name, array in batch.inputs.items()}
-        rows, length = len(read["attention_mask"]), self.settings.maximum_length
-        if batch.shape not in self.shapes:
-            length = max(1, length - OTHER_LENGTH)
-        generator = np.random.default_rng(int(digest.of_value([rows, length, number])[:8], 16))
-        ids = generator.integers(0, self.vocabulary_size, size=(rows, length))
-        index = (length - 1, 0, length // 2)[number % 3]
-        ids[:, 0] = self.settings.start_token
-        ids[:, index + 1 :] = self.settings.pad_token
-        written = {
-            "decoder_input_ids": ids,
-            "encoder_hidden_states": self.encode(read)["encoder_hidden_states"],
-            "index": np.array([index]),
-        }
-        return Batch(batch.shape, {**read, **written})
-
-
 class GenerationBuilder(Builder):
     """Compiles both parts, and compares their values and the sequences that they write with eager's."""
 
     _task: Text2TextGeneration
-
-    @property
-    def _searches(self) -> bool:
-        """No search: without a cache, what is fast for a pass says little about a sequence."""
-        return False
-
-    @property
-    def _form(self) -> Form:
-        """float32 on the CPU, also for auto. WorkerError INVALID_REQUEST for other precisions."""
-        precision = self._request.compilation.precision
-        if self._lowers and precision not in {"float32", "auto"}:
-            message = f"Precision {precision!r} is not implemented for task {self._task.name!r}; use float32."
-            raise WorkerError(FailureReason.INVALID_REQUEST, message)
-        return Form("float32") if precision == "auto" else super()._form
 
     def load(self, samples: Sequence[str]) -> Loaded:
         """The eager model. WorkerError TASK_MISMATCH for a generation config that is not understood."""
@@ -134,16 +78,17 @@ class GenerationBuilder(Builder):
     def compile(self, loaded: Loaded, form: Form, folder: Path, provenance: Mapping[str, str]) -> Compiled:
         """A file for each part when all of their axes prove dynamic, else one for each part and bucket."""
         backend = self._backend_of(form)
-        parts = self._parts(loaded)
+        parts = {str(part.name): part for part in self._parts(loaded)}
+        modules = {name: self._lowered(loaded, part, form) for name, part in parts.items()}
         reports: list[CompilerReport] = []
         kinds: list[AxisKinds] = [AxisKinds("fixed", "fixed")] if backend.fixed_shapes else []
 
         def trace(name: str, shape: Shape, file: Path) -> None:
             part = parts[name]
             example = part.maker.synthetic(shape, masked=True)
-            found = backend.compile(part.module, [example.inputs[one] for one in part.inputs], file, provenance)
+            found = backend.compile(modules[name], [example.inputs[one] for one in part.inputs], file, provenance)
             if found is not None:
-                reports.append(found)
+                reports.append(found.model_copy(update={"part": name, "shape": shape.name}))
 
         if not backend.fixed_shapes:
             with self._progress.stage("trace", f"Compiling for {self._largest.name}"):
@@ -151,9 +96,8 @@ class GenerationBuilder(Builder):
                     trace(name, self._largest, folder / package.model_name(None, name))
             with self._progress.stage("axes", "Finding out which axes are dynamic"):
                 for name, part in parts.items():
-                    pair = part.pair(loaded, backend.load(folder / package.model_name(None, name)))
-                    limit = architectures.maximum_positions(self._config)
-                    kinds.append(compare.detect_axes(pair, part.maker, self._largest, limit))
+                    file = folder / package.model_name(None, name)
+                    kinds.append(self._detect_axes(part, modules[name], form, file))
         axes = AxisKinds(
             batch="dynamic" if all(kind.batch == "dynamic" for kind in kinds) else "fixed",
             sequence="dynamic" if all(kind.sequence == "dynamic" for kind in kinds) else "fixed",
@@ -161,7 +105,7 @@ class GenerationBuilder(Builder):
         self._progress.say(f"The batch axis is {axes.batch}, the sequence axis is {axes.sequence}")
         if axes.all_dynamic:
             models = [ModelFile(package.model_name(None, name), None, name) for name in parts]
-            return Compiled(form, folder, tuple(models), axes, tuple(reports))
+            return Compiled(form, folder, tuple(models), axes, tuple(reports), self._quantized(parts.values(), form))
         with self._progress.stage("trace", f"Compiling for {len(self._shapes)} shapes"):
             models = []
             for name in parts:
@@ -170,13 +114,50 @@ class GenerationBuilder(Builder):
                     file = folder / package.model_name(shape, name)
                     trace(name, shape, file)
                     models.append(ModelFile(file.name, shape, name))
-        return Compiled(form, folder, tuple(models), axes, tuple(reports))
+        return Compiled(form, folder, tuple(models), axes, tuple(reports), self._quantized(parts.values(), form))
+
+    def _lowered(self, loaded: Loaded, part: Part, form: Form) -> Any:
+        """A part in a form; layers that are kept are named with their part."""
+        if not self._lowers:
+            return part.module
+        prefix = f"{part.name}."
+        kept = tuple(name[len(prefix) :] for name in form.kept_layers if name.startswith(prefix))
+        return lower(part.module, loaded.model.module, replace(form, kept_layers=kept))
+
+    @staticmethod
+    def _quantized(parts: Iterable[Part], form: Form) -> int:
+        if form.precision != "int8":
+            return 0
+        return sum(len(linear_layers(part.module)) for part in parts) - len(form.kept_layers)
+
+    def _sides(self, loaded: Loaded) -> fastest.Sides:
+        """Both parts as one module, and a pass of both: every token written costs one of the decoder's."""
+        from torch import nn  # noqa: PLC0415
+
+        parts, bounds = self._parts(loaded), self._tolerances(Form("int8"))
+        longest = max(shape.sequence for shape in self._shapes)
+        shape = Shape(batch=PROBED_TEXTS, sequence=min(fastest.PROBE.sequence, longest))
+
+        def similarity(module: Any) -> float:
+            found = []
+            for part in parts:
+                probe = Case("texts", next(part.maker.of_texts(SENTENCES[:PROBED_TEXTS], shape)))
+                found += part.pair(part.run_of(module[str(part.name)])).measure([probe], shape, bounds)
+            return smallest_cosine(found)
+
+        return fastest.Sides(
+            nn.ModuleDict({str(part.name): part.module for part in parts}),
+            similarity,
+            lambda built: fastest.open_pass(parts, self._shapes, built),
+            self._shapes,
+            bounds,
+        )
 
     def _prove(
         self,
         loaded: Loaded,
         compiled: Compiled,
-        cases: Sequence[GoldenCase],  # noqa: ARG002 - written from texts that are compared anyway
+        cases: Sequence[GoldenCase],
         samples: Sequence[str],
     ) -> tuple[Parity, Evidence]:
         """Compare each part's values, then whole sequences, greedy and by beams."""
@@ -189,19 +170,21 @@ class GenerationBuilder(Builder):
             runs = {(file.part, file.shape): backend.load(compiled.folder / file.name) for file in compiled.models}
             for shape in self._shapes:
                 file = None if (ENCODER, None) in runs else shape
-                for name, part in self._parts(loaded).items():
-                    pair = part.pair(loaded, runs[name, file])
-                    outputs += pair.measure(self._cases(part.maker, (), texts, shape), shape, bounds, evidence)
+                for part in self._parts(loaded):
+                    pair = part.pair(runs[part.name, file])
+                    outputs += pair.measure(self._cases(part.maker, texts, shape), shape, bounds, evidence)
                 sizes = self._sizes(loaded, compiled, shape, file)
-                search = _Search(self._settings(loaded), runs[ENCODER, file], runs[DECODER, file], sizes)
+                search = Search(self._settings(loaded), runs[ENCODER, file], runs[DECODER, file], sizes)
                 outputs.append(self._sequences(loaded, search, texts, shape, bounds))
+                golden = (case for case in cases if case.name == shape.name)
+                outputs += [self._replay(search, case, loaded.maker, shape, bounds) for case in golden]
             expected = [(output.name, shape.name) for shape in self._shapes for output in self._task.outputs]
             parity = verdict(outputs, expected, bounds)
             self._progress.say(f"Parity: {parity.verdict} over {sum(output.rows for output in outputs)} rows")
         return parity, evidence
 
     def _sequences(
-        self, loaded: Loaded, search: "_Search", texts: Sequence[str], shape: Shape, bounds: Tolerances
+        self, loaded: Loaded, search: Search, texts: Sequence[str], shape: Shape, bounds: Tolerances
     ) -> OutputParity:
         settings = search.settings
         longest = min(settings.maximum_length, PROVEN_LENGTH)
@@ -221,6 +204,21 @@ class GenerationBuilder(Builder):
                 comparison.add(to_array(expected, -1), actual)
             if done == PROVEN_TEXTS:
                 break
+        return comparison.result()
+
+    def _replay(
+        self, search: Search, case: GoldenCase, maker: InputMaker, shape: Shape, bounds: Tolerances
+    ) -> OutputParity:
+        """A golden case by itself, as a pod compares it: what does not pass there must not be published."""
+        settings, expected = search.settings, case.outputs[self._task.sequences.name]
+        comparison = Comparison(self._task.sequences.name, f"golden:{case.name}", bounds, agreement="token")
+        batch, longest = next(maker.of_texts(SENTENCES, shape)), settings.replay_length
+        written = compare.run_at(
+            shape,
+            "The compiled model",
+            lambda: {"": to_array(search.run(batch.inputs, len(expected), settings.beams, longest), settings.pad_token, longest)},
+        )[""]
+        comparison.add(expected, written)
         return comparison.result()
 
     def _eager_sequences(
@@ -254,8 +252,8 @@ class GenerationBuilder(Builder):
             "inputs": inputs,
             "outputs": (sequences,),
             "parts": (
-                Part(name=ENCODER, inputs=inputs, outputs=encoded),
-                Part(name=DECODER, inputs=(ids, mask, states, index), outputs=scores),
+                ManifestPart(name=ENCODER, inputs=inputs, outputs=encoded),
+                ManifestPart(name=DECODER, inputs=(ids, mask, states, index), outputs=scores),
             ),
             "generation": self._settings(loaded),
         }
@@ -272,8 +270,9 @@ class GenerationBuilder(Builder):
             None if compiled.axes.sequence == "dynamic" else self._settings(loaded).maximum_length,
         )
 
-    def _parts(self, loaded: Loaded) -> dict[str, "_Part"]:
-        model, maker = loaded.model.module, loaded.maker
+    def _parts(self, loaded: Loaded) -> tuple[Part, Part]:
+        """The encoder and the decoder."""
+        model, maker, task = loaded.model.module, loaded.maker, self._task
         decoder_maker = DecoderMaker(
             maker.loaded,
             maker.input_names,
@@ -284,44 +283,9 @@ class GenerationBuilder(Builder):
             self._settings(loaded),
             self._shapes,
         )
-        task = self._task
-        return {
-            ENCODER: _Part(task.wrap(model, maker.input_names), maker, maker.input_names, task.encoder_outputs),
-            DECODER: _Part(task.wrap_decoder(model), decoder_maker, DECODER_INPUTS, task.decoder_outputs),
-        }
-
-
-@dataclass(frozen=True)
-class _Part:
-    module: Any
-    maker: InputMaker
-    inputs: tuple[str, ...]
-    outputs: tuple[Output, ...]
-
-    def pair(self, loaded: Loaded, run: "Run") -> Pair:
-        """Eager beside a compiled file of this part."""
-        return Pair(loaded.reference, run, self.inputs, self.outputs)
-
-
-@dataclass(frozen=True)
-class _Search:
-    """Writes with the compiled parts, by the code that a server writes with."""
-
-    settings: Generation
-    encoder: "Run"
-    decoder: "Run"
-    sizes: Sizes
-
-    def run(self, inputs: Mapping[str, NDArray[Any]], count: int, beams: int, longest: int) -> list[Tokens]:
-        """Sequences of the first `count` rows; the encoder reads the whole bucket."""
-        hidden = self.encoder([inputs[name] for name in inputs])[0]
-        return write(
-            self.settings,
-            count,
-            inputs["attention_mask"],
-            hidden,
-            lambda *arrays: self.decoder(arrays)[0],
-            self.sizes,
-            beams=beams,
-            maximum_length=longest,
+        encoder = task.wrap(model, maker.input_names)
+        decoder = task.wrap_decoder(model)
+        return (
+            Part(encoder, loaded.reference, maker, maker.input_names, task.encoder_outputs, ENCODER),
+            Part(decoder, loaded.reference, decoder_maker, DECODER_INPUTS, task.decoder_outputs, DECODER),
         )

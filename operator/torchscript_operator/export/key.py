@@ -7,10 +7,13 @@ from typing import Any
 
 from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.request import ExportRequest
+from torchscript_operator.artifact.threads import available_threads
 from torchscript_operator.export.precision import processor_features
 
 KEY_VERSION = 1
 """Raise when the export itself changes what it writes for the same request."""
+SEARCHED = frozenset({"auto", "int8"})
+"""Precisions whose form, layers and threads are found by measuring."""
 DISTRIBUTIONS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 """Libraries whose versions enter the key."""
 
@@ -44,9 +47,10 @@ def of_export(request: ExportRequest, files_digest: str, samples_digest: str, kn
         "versions": dict(known_versions),
         "machine": platform.machine(),
     }
-    if request.compilation.precision == "auto":
-        # What is fastest, and what can be had at all, is the processor's to say.
+    if request.compilation.precision in SEARCHED:
+        # What is fastest, and what can be had at all, is the processor's to say, and its share that a Job may use.
         value["processor"] = list(processor_features())
+        value["threads"] = available_threads()
     if request.proof is not None:
         # A compiler that has no device may compile otherwise.
         value["proof"] = request.proof
