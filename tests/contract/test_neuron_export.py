@@ -6,13 +6,14 @@ compilers or devices.
 
 import importlib
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.contract import neuron
+from tests.contract import neuron, tasking, tiny
 from tests.contract.neuron import Worker
 from torchscript_operator.artifact.failures import FailureReason
 from torchscript_operator.artifact.manifest import Manifest
@@ -20,6 +21,7 @@ from torchscript_operator.artifact.outcome import ExportOutcome
 from torchscript_operator.artifact.request import COMPILER_TIMEOUT_VARIABLE
 from torchscript_operator.export.backends import neuron as neuron_backend
 
+TRANSLATE = "text2text-generation"
 ONE_SHAPE = [{"batch": 2, "sequence": 16}]
 
 
@@ -71,6 +73,61 @@ def test_manifest_lists_what_was_left_on_the_cpu(worker: Worker) -> None:
     assert [report.shape for report in reports] == ["b1-s32", "b8-s64"]
     assert reports[0].cpu_operators == {"aten::embedding": 3, "aten::size": 2}
     assert (reports[0].subgraphs, reports[0].operators, reports[0].compiled_operators) == (1, 565, 548)
+
+
+@pytest.fixture
+def translator(worker: Worker, tmp_path: Path) -> Worker:
+    worker.source = tiny.write_marian(tmp_path / "marian")
+    return worker
+
+
+@pytest.mark.parametrize("compiler", ["neuron", "neuronx"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_translator_is_compiled_in_two_parts_and_writes_what_transformers_writes(
+    translator: Worker, tmp_path: Path, compiler: str, beams: int
+) -> None:
+    import torch
+
+    text = "a dog looks out of the window"
+    served = tasking.serve(translator.source, tmp_path, TRANSLATE, compilation={"compiler": compiler})
+    arrays = tasking.padded(tiny.vocabulary_size(translator.source), 9, 4)
+    inputs = {name: torch.from_numpy(arrays[name]) for name in ("input_ids", "attention_mask")}
+    encoded = served.loaded.tokenizing.tokenizer.encode(text).ids
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        model = served.model("AutoModelForSeq2SeqLM")
+        (written,) = model.generate(input_ids=torch.tensor([encoded]), num_beams=beams)
+        expected = model.generate(**inputs)
+
+    assert {entry.name for entry in served.manifest.files if entry.role == "model"} == {
+        "encoder-b2-s24.pt",
+        "decoder-b2-s24.pt",
+    }
+    assert {axis.kind for part in served.manifest.parts for spec in part.inputs for axis in spec.axes} == {"fixed"}
+    answer = served.loaded.tokenizing.tokenizer.decode(written.tolist(), skip_special_tokens=True)
+    assert served.predict(text, num_beams=beams)[0]["generated_text"].split() == answer.split()
+    found = served.infer({name: arrays[name] for name in inputs})["sequences"]
+    assert (found[:, : expected.shape[1]] == expected.numpy()).all()
+
+
+def test_translators_log_is_read_for_each_part_and_bucket(translator: Worker) -> None:
+    manifest = manifest_of(translator, translator.export(task=TRANSLATE))
+
+    assert [(report.part, report.shape) for report in manifest.compiler_reports or ()] == [
+        (part, shape) for part in ("encoder", "decoder") for shape in ("b1-s32", "b8-s64")
+    ]
+
+
+@pytest.mark.parametrize("compiler", ["neuron", "neuronx"])
+@pytest.mark.parametrize("mode", ["all-failed", "killed", "wrong"])
+def test_translator_that_does_not_compile_is_refused(translator: Worker, compiler: str, mode: str) -> None:
+    translator.compiler(mode)
+
+    reason, message = failure(translator.export(compiler, task=TRANSLATE, shapes=ONE_SHAPE))
+
+    assert reason is FAILURES[compiler, mode][0]
+    assert FAILURES[compiler, mode][1] in message
+    assert "manifest.json" not in translator.files()
 
 
 FAILURES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import doubles
-from tests.contract import neuron
+from tests.contract import neuron, tiny
 from tests.contract.exporting import run_job
 from tests.contract.neuron import Worker
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
@@ -112,6 +112,21 @@ def test_second_step_publishes_the_same_files_under_the_same_key(steps: Steps) -
     assert complete[1] == proven.artifact
     assert (model.stat().st_ino, model.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert {"report.json", "report.html"} <= set(steps.worker.files())
+
+
+def test_translator_is_compiled_and_proven_in_two_steps(steps: Steps, tmp_path: Path) -> None:
+    steps.worker.source = tiny.write_marian(tmp_path / "marian")
+    steps.asked = steps.worker.request(shapes=ONE_SHAPE, proof="Deferred", task="text2text-generation")
+
+    proven = steps.verify(steps.compile())
+
+    assert proven.succeeded, proven.failure
+    assert proven.parity is not None
+    assert {output.output for output in proven.parity.outputs} == {
+        "encoder_hidden_states",
+        "next_token_logits",
+        "sequences",
+    }
 
 
 def test_either_step_run_again_is_a_cache_hit(steps: Steps) -> None:

@@ -329,3 +329,25 @@ def test_text_that_no_bucket_takes_is_refused_with_the_bucket_and_the_remedy(
     with pytest.raises(TooLongError, match=r"buckets: b2-s24.*add a longer shape to spec.inputs.shapes"):
         served.predict("the cat sat on the mat " * 9)
     assert served.predict("the cat") == served.predict(["the cat", "a dog", "hello"])[:1]
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["dynamic", "fixed"])
+def test_golden_scores_of_a_large_vocabulary_are_cut_and_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fixed: bool
+) -> None:
+    from torchscript_operator.artifact import golden
+    from torchscript_operator.export import package
+    from torchscript_operator.export.backends.torchscript import TorchScript
+
+    monkeypatch.setattr(package, "MAXIMUM_GOLDEN_BYTES", 6000)
+    monkeypatch.setattr(TorchScript, "fixed_shapes", fixed)
+    folder = tiny.write_head(tmp_path / "model", "fill-mask", "Bert")
+
+    served = serve(folder, tmp_path, "fill-mask", parity={"minimumAgreement": "0.9"})
+
+    entry = next(entry for entry in served.manifest.files if entry.role == "golden")
+    (case,) = golden.read(served.store / served.manifest.key / entry.path)
+    assert case.outputs["logits"].size * 4 <= 6000
+    assert case.inputs["input_ids"].shape < (2, 24)
+    replayed = [figure for figure in served.manifest.parity.outputs if figure.shape == "golden:b2-s24"]
+    assert [figure.passed for figure in replayed] == [True]

@@ -148,6 +148,43 @@ def test_wrong_decisions_fail_by_themselves(
     assert all(float(figure.agreement or 1) < 1 for figure in outcome.parity.outputs if not figure.passed)
 
 
+def perturb_weight(layers: list[Any]) -> None:
+    """One number of one matrix."""
+    layers[len(layers) // 2].weight.data[3, 5] += 0.5
+
+
+def transpose_weight(layers: list[Any]) -> None:
+    """Both axes of one matrix."""
+    square = [layer for layer in layers if layer.weight.shape[0] == layer.weight.shape[1]]
+    chosen = square[len(square) // 2]
+    chosen.weight.data = chosen.weight.data.T.contiguous()
+
+
+@pytest.mark.parametrize("task", [*tiny.HEADS, "text2text-generation"])
+@pytest.mark.parametrize("spoil", [perturb_weight, transpose_weight])
+def test_one_wrong_matrix_fails_for_every_task(
+    folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, spoil: Callable[[list[Any]], None]
+) -> None:
+    from torch import nn
+
+    from torchscript_operator.export.backends.torchscript import TorchScript
+
+    compile_right = TorchScript.compile
+
+    def compile_wrong(self: Any, module: Any, example: Sequence[Any], file: Path, provenance: Any) -> Any:
+        spoiled = copy.deepcopy(module)
+        spoil([layer for layer in spoiled.modules() if isinstance(layer, nn.Linear)])
+        return compile_right(self, spoiled.eval(), example, file, provenance)
+
+    monkeypatch.setattr(TorchScript, "compile", compile_wrong)
+
+    outcome = export(folders(task), tmp_path, task)
+
+    assert outcome.failure is not None
+    assert outcome.failure.reason is FailureReason.PARITY_FAILED
+    assert {path.name for path in (tmp_path / "store").rglob("*") if path.is_file()} == {"report.json", "report.html"}
+
+
 def is_decoder(inputs: tuple[Any, ...]) -> bool:
     return len(inputs) == 4
 
