@@ -88,20 +88,31 @@ def make_request(source: Path | dict[str, Any], store: Path | str, **changes: An
     return ExportRequest.model_validate(value | changes)
 
 
-def run_job(request: ExportRequest | str, scratch: Path, environment: dict[str, str] | None = None) -> JobResult:
-    """Run `python -m torchscript_operator.export` to its end."""
+def start_job(
+    request: ExportRequest | str, scratch: Path, environment: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
+    """Start `python -m torchscript_operator.export`; its termination message will be scratch/termination-log."""
     scratch.mkdir(parents=True, exist_ok=True)
-    termination_log = scratch / "termination-log"
     variables = {
         **os.environ,
         EXPORT_VARIABLE: request if isinstance(request, str) else request.to_json(),
         SCRATCH_VARIABLE: str(scratch),
-        TERMINATION_LOG_VARIABLE: str(termination_log),
+        TERMINATION_LOG_VARIABLE: str(scratch / "termination-log"),
         **(environment or {}),
     }
     command = [sys.executable, "-m", "torchscript_operator.export"]
-    process = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=600)
-    assert termination_log.exists(), process.stderr
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run_job(request: ExportRequest | str, scratch: Path, environment: dict[str, str] | None = None) -> JobResult:
+    """Run `python -m torchscript_operator.export` to its end."""
+    process = start_job(request, scratch, environment)
+    try:
+        stdout, stderr = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    termination_log = scratch / "termination-log"
+    assert termination_log.exists(), stderr
     message = termination_log.read_text()
-    log = [json.loads(line) for line in process.stdout.splitlines()]
+    log = [json.loads(line) for line in stdout.splitlines()]
     return JobResult(process.returncode, ExportOutcome.model_validate_json(message), message, log)

@@ -1,6 +1,5 @@
 """A real S3 server for tests: versitygw over a folder, as a process of the test run."""
 
-import shutil
 import socket
 import subprocess
 import time
@@ -49,14 +48,14 @@ class S3Server:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[S3Server]:
+def serving(folder: Path, *options: str) -> Iterator[S3Server]:
     """Run the server on a free port; FileNotFoundError where it has not been built."""
     command = binary("versitygw")
-    (folder / BUCKET).mkdir(parents=True)
+    (folder / BUCKET).mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    arguments = ["--access", ACCESS_KEY, "--secret", SECRET_KEY, "--port", f"127.0.0.1:{port}", "--quiet"]
+    arguments = ["--access", ACCESS_KEY, "--secret", SECRET_KEY, "--port", f"127.0.0.1:{port}", "--quiet", *options]
     sidecar = folder.with_name("metadata")
-    sidecar.mkdir()
+    sidecar.mkdir(exist_ok=True)
     # Metadata in a folder of its own: not every file system has extended attributes.
     posix = ["posix", "--sidecar", str(sidecar), str(folder)]
     process = subprocess.Popen([str(command), *arguments, *posix], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -66,7 +65,6 @@ def serving(folder: Path) -> Iterator[S3Server]:
     finally:
         process.terminate()
         process.communicate(timeout=30)
-        shutil.rmtree(sidecar, ignore_errors=True)
 
 
 def _free_port() -> int:

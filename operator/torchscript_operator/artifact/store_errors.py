@@ -93,10 +93,11 @@ def _of_response(response: Any, reasons: StoreReasons) -> tuple[FailureReason, s
         return reasons.container_missing, "the bucket does not exist"
     if code in _ELSEWHERE_CODES or status == 301:  # noqa: PLR2004
         return reasons.container_missing, f"the bucket is in another region ({code})"
-    if code in _MISSING_CODES or status == 404:  # noqa: PLR2004
-        return reasons.object_missing, "there is no such object"
+    # Before the status: some servers answer 404 for an access key that they do not know.
     if code in _DENIED_CODES or status in {401, 403}:
         return reasons.access_denied, found
+    if code in _MISSING_CODES or status == 404:  # noqa: PLR2004
+        return reasons.object_missing, "there is no such object"
     if code in _BUSY_CODES or status == 429 or status >= 500:  # noqa: PLR2004
         return reasons.unreachable, found
     return FailureReason.INTERNAL_ERROR, found

@@ -17,8 +17,10 @@ from torchscript_operator.artifact.manifest import (
     Generation,
     OutputParity,
     Parity,
-    Part as ManifestPart,
     TensorSpec,
+)
+from torchscript_operator.artifact.manifest import (
+    Part as ManifestPart,
 )
 from torchscript_operator.artifact.parity import Comparison, verdict
 from torchscript_operator.artifact.request import Shape, Tolerances
@@ -216,7 +218,11 @@ class GenerationBuilder(Builder):
         written = compare.run_at(
             shape,
             "The compiled model",
-            lambda: {"": to_array(search.run(batch.inputs, len(expected), settings.beams, longest), settings.pad_token, longest)},
+            lambda: {
+                "": to_array(
+                    search.run(batch.inputs, len(expected), settings.beams, longest), settings.pad_token, longest
+                )
+            },
         )[""]
         comparison.add(expected, written)
         return comparison.result()
