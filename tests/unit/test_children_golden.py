@@ -25,7 +25,10 @@ class Plain(yaml.SafeDumper):
 
 def children(case: str) -> dict[str, Any]:
     """The children that a model of the folder comes to have."""
-    settings = Settings.model_validate(yaml.safe_load((FOLDER / "settings.yaml").read_text()))
+    given = yaml.safe_load((FOLDER / "settings.yaml").read_text())
+    if (own := FOLDER / case / "settings.yaml").exists():
+        given |= yaml.safe_load(own.read_text())
+    settings = Settings.model_validate(given)
     body = yaml.safe_load((FOLDER / case / "model.yaml").read_text())
     world = World(body["spec"], settings)
     world.body["metadata"] |= {"name": body["metadata"]["name"], "namespace": "ml"}
@@ -37,7 +40,7 @@ def children(case: str) -> dict[str, Any]:
 
 
 def test_there_are_cases() -> None:
-    assert {"least", "full", "volumes", "hugging-face", "config-map", "placement"} <= set(CASES)
+    assert {"least", "full", "volumes", "hugging-face", "config-map", "placement", "private-network"} <= set(CASES)
 
 
 def golden(path: Path, text: str) -> None:

@@ -160,3 +160,35 @@ def test_worker_account_is_used_where_it_exists(namespaces: tuple[str, ...]) -> 
     pod = world.running()["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == ("worker" if namespaces else "default")
     assert pod["automountServiceAccountToken"] is False
+
+
+def hub_environment(endpoint: str | None = None, **settings: Any) -> dict[str, Any]:
+    source = {"huggingFace": {"repository": "a/b"} | ({"endpoint": endpoint} if endpoint else {})}
+    given = SETTINGS.model_validate({**SETTINGS.model_dump(by_alias=True), **settings})
+    world = World(spec(source=source), given)
+    world.step()
+    return {name: item.get("value") for name, item in environment(world.running()).items()}
+
+
+def test_the_hub_is_told_nothing_about_who_asks() -> None:
+    assert hub_environment()["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+def test_a_mirror_serves_sources_that_name_none() -> None:
+    mirror = "https://hub.example.com"
+    assert "HF_ENDPOINT" not in hub_environment()
+    assert hub_environment(huggingFaceEndpoint=mirror)["HF_ENDPOINT"] == mirror
+    assert "HF_ENDPOINT" not in hub_environment("https://other.example.com", huggingFaceEndpoint=mirror)
+
+
+def test_private_certificates_mean_plain_downloads() -> None:
+    assert "HF_HUB_DISABLE_XET" not in hub_environment()
+    assert hub_environment(caBundle={"configMap": "ca"})["HF_HUB_DISABLE_XET"] == "1"
+
+
+def test_another_mirror_is_no_reason_to_export_again() -> None:
+    source = {"huggingFace": {"repository": "a/b"}}
+    mirrored = SETTINGS.model_copy(update={"hugging_face_endpoint": "https://hub.example.com"})
+    found = model(source=source)
+    (target,) = found.spec.targets
+    assert jobs.export_request(found, target, SETTINGS) == jobs.export_request(found, target, mirrored)

@@ -166,10 +166,7 @@ def build(model: Model, settings: Settings, place: Place, removed: list[str]) ->
             "podFailurePolicy": jobs.failure_policy(),
             "template": {
                 "metadata": {"labels": labels},
-                "spec": {
-                    **pods.pod_spec(settings, model.namespace, container, parts, scheduling),
-                    "restartPolicy": "Never",
-                },
+                "spec": pods.job_pod_spec(settings, model.namespace, container, parts, scheduling),
             },
         },
     }

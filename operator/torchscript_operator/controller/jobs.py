@@ -1,6 +1,6 @@
 """Export and verify Jobs: what a target asks for, the attempt it amounts to, and the Job for it. All pure."""
 
-from torchscript_operator.api.v1alpha1.spec import Artifact, Target
+from torchscript_operator.api.v1alpha1.spec import Artifact, HuggingFaceSource, Target
 from torchscript_operator.api.v1alpha1.status import PendingStatus, StoreStatus
 from torchscript_operator.artifact import digest, request
 from torchscript_operator.artifact.failures import CLASSES
@@ -202,6 +202,18 @@ def _with_memory(resources: Json, memory: str | None) -> Json:
     return {side: {**resources.get(side, {}), "memory": memory} for side in ("requests", "limits")}
 
 
+def _reach_the_hub(parts: pods.PodParts, hub: HuggingFaceSource, settings: Settings) -> None:
+    """Add the token, the mirror, and no telemetry, whatever the image says."""
+    parts.set(request.HUB_TELEMETRY_VARIABLE, "1")
+    if hub.token_secret is not None:
+        parts.secret(request.HUB_TOKEN_VARIABLE, hub.token_secret.name, hub.token_secret.key)
+    if hub.endpoint is None and settings.hugging_face_endpoint is not None:
+        parts.set(request.HUB_ENDPOINT_VARIABLE, settings.hugging_face_endpoint)
+    if settings.ca_bundle is not None:
+        # The Hub's binary protocol has TLS code of its own; plain HTTPS is what the certificates are known to work for.
+        parts.set(request.HUB_PLAIN_VARIABLE, "1")
+
+
 def _build(
     model: Model,
     target: Target,
@@ -220,9 +232,8 @@ def _build(
     if target.compiler == "neuron" and wanted.pending is None:
         parts.set(request.COMPILER_TIMEOUT_VARIABLE, str(int(deadline * COMPILER_SHARE)))
     source = model.spec.source
-    if source.hugging_face is not None and source.hugging_face.token_secret is not None:
-        token = source.hugging_face.token_secret
-        parts.secret(request.HUB_TOKEN_VARIABLE, token.name, token.key)
+    if source.hugging_face is not None:
+        _reach_the_hub(parts, source.hugging_face, settings)
     if source.s3 is not None and source.s3.credentials_secret is not None:
         parts.credentials(request.SOURCE_CREDENTIALS_PREFIX, source.s3.credentials_secret.name)
     if source.persistent_volume_claim is not None:
@@ -258,10 +269,7 @@ def _build(
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": {"labels": labels},
-                "spec": {
-                    **pods.pod_spec(settings, model.namespace, container, parts, place.scheduling()),
-                    "restartPolicy": "Never",
-                },
+                "spec": pods.job_pod_spec(settings, model.namespace, container, parts, place.scheduling()),
             },
         },
     }

@@ -9,12 +9,16 @@ from torchscript_operator.api.v1alpha1.spec import Resources, Toleration
 from torchscript_operator.api.v1alpha1.status import StoreStatus
 from torchscript_operator.artifact import request
 from torchscript_operator.controller.model import Json
-from torchscript_operator.controller.settings import Settings
+from torchscript_operator.controller.settings import CaBundle, Proxy, Settings
 
 USER_ID = 65532
 """User and group of worker processes, as in distroless images."""
 AWS_KEYS = (("AWS_ACCESS_KEY_ID", False), ("AWS_SECRET_ACCESS_KEY", False), ("AWS_SESSION_TOKEN", True))
 """Keys of a credentials Secret, and whether a key may be absent."""
+CA_MOUNT = "/etc/torchscript/ca"
+CA_FILE = f"{CA_MOUNT}/ca.crt"
+CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
+"""What tells OpenSSL and httpx, requests, and boto3 whom to trust; each reads a variable of its own."""
 
 
 @dataclass
@@ -55,6 +59,24 @@ class PodParts:
             mount["readOnly"] = True
         self.volumes.append({"name": name, "persistentVolumeClaim": source})
         self.mounts.append(mount)
+
+    def ca_bundle(self, bundle: CaBundle) -> None:
+        """Add the certificates to trust."""
+        items = [{"key": bundle.key, "path": PurePosixPath(CA_FILE).name}]
+        self.volumes.append({"name": "ca", "configMap": {"name": bundle.config_map, "items": items}})
+        self.mounts.append({"name": "ca", "mountPath": CA_MOUNT, "readOnly": True})
+        for name in CA_VARIABLES:
+            self.set(name, CA_FILE)
+
+    def proxy(self, proxy: Proxy) -> None:
+        """Add the way out of the cluster. Both spellings of a name are read by what the images hold; one is enough."""
+        for name, url in (("HTTP_PROXY", proxy.http), ("HTTPS_PROXY", proxy.https)):
+            if proxy.secret is not None:
+                self.secret(name, proxy.secret, name, optional=name == "HTTP_PROXY")
+            elif url is not None:
+                self.set(name, url)
+        if proxy.excluded:
+            self.set("NO_PROXY", ",".join(proxy.excluded))
 
     def artifact_store(self, store: StoreStatus, *, read_only: bool) -> None:
         """Add what reaching an artifact store needs."""
@@ -98,6 +120,10 @@ def pod_spec(
 ) -> Json:
     """A pod that the restricted profile admits, around one container."""
     account = settings.worker_service_account
+    if settings.proxy is not None:
+        parts.proxy(settings.proxy)
+    if settings.ca_bundle is not None:
+        parts.ca_bundle(settings.ca_bundle)
     parts.scratch("scratch", request.SCRATCH_PATH)
     parts.scratch("tmp", "/tmp")  # noqa: S108 -- the container's own emptyDir, not a shared folder
     spec: Json = {
@@ -136,3 +162,11 @@ def pod_spec(
     if settings.priority_class_name:
         spec["priorityClassName"] = settings.priority_class_name
     return spec
+
+
+def job_pod_spec(settings: Settings, namespace: str, container: Json, parts: PodParts, scheduling: Json) -> Json:
+    """The same for a Job."""
+    spec = pod_spec(settings, namespace, container, parts, scheduling)
+    if settings.job_priority_class_name:
+        spec["priorityClassName"] = settings.job_priority_class_name
+    return {**spec, "restartPolicy": "Never"}

@@ -107,6 +107,26 @@ class LeaderElection(Section):
         return self
 
 
+class CaBundle(Section):
+    """Certificates that worker pods trust in place of the public ones."""
+
+    config_map: str
+    """Name of a ConfigMap in the model's namespace."""
+    key: str = "ca.crt"
+    """Key of the PEM file in it."""
+
+
+class Proxy(Section):
+    """The way out of the cluster, for worker pods; the operator itself talks to nobody but the API server."""
+
+    http: str | None = None
+    https: str | None = None
+    secret: str | None = None
+    """Name of a Secret in the model's namespace with HTTP_PROXY and HTTPS_PROXY, for proxies with passwords."""
+    excluded: tuple[str, ...] = ()
+    """Hosts, domains with a leading dot and addresses that are reached without it."""
+
+
 class Settings(Section):
     """All settings."""
 
@@ -133,6 +153,12 @@ class Settings(Section):
     priority_class_name: str | None = None
     """PriorityClass of worker pods."""
     leader_election: LeaderElection = LeaderElection()
+    job_priority_class_name: str | None = None
+    """PriorityClass of Jobs' pods; that of all worker pods when absent."""
+    hugging_face_endpoint: str | None = None
+    """Mirror of the Hugging Face Hub, for sources that name none. No part of a request: its commits are the Hub's."""
+    ca_bundle: CaBundle | None = None
+    proxy: Proxy | None = None
 
     def defaults(self, compiler: Compiler) -> CompilerDefaults:
         """The defaults of a compiler."""

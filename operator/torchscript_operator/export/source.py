@@ -54,7 +54,9 @@ def resolve(source: request.Source, scratch: Path, environment: Mapping[str, str
         store_s3 = open_store(location, credentials, SOURCE_REASONS)
         digests = {name: store_s3.download(name, folder / name) for name in _listed(store_s3, store_s3.uri)}
         return _resolved(folder, store_s3.uri, None, digests)
-    commit = _download_from_hub(source, folder, environment.get(request.HUB_TOKEN_VARIABLE))
+    endpoint = source.endpoint or environment.get(request.HUB_ENDPOINT_VARIABLE) or None
+    hub = source.model_copy(update={"endpoint": endpoint})
+    commit = _download_from_hub(hub, folder, environment.get(request.HUB_TOKEN_VARIABLE))
     names = files.read_names(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     digests = {name: digest.of_file(folder / name) for name in names}
     return _resolved(folder, f"hf://{source.repository}@{commit}", commit, digests)
