@@ -32,6 +32,12 @@ VALID: dict[str, dict[str, Any]] = {
     "affinity": {"targets": [{"name": "cpu", "job": {"affinity": {"nodeAffinity": {}}}}]},
     "compiler of inf1": {"targets": [{"name": "inf1", "compiler": "neuron", "compilerArguments": ["--fast-math"]}]},
     "searched precision": {"targets": [{"name": "cpu", "precision": "auto"}]},
+    "access": {"serving": {"access": {"tokenSecret": {"name": "clients", "key": "tokens"}}}},
+    "certificate": {"serving": {"tls": {"secretName": "minilm-tls"}}},
+    "clients' certificates": {
+        "serving": {"tls": {"secretName": "minilm-tls", "clientAuthority": {"name": "clients", "key": "ca.crt"}}}
+    },
+    "traces": {"serving": {"tracing": {"endpoint": "http://collector:4318", "samplingRatio": "0.05"}}},
     "samples": {"inputs": {"samples": {"configMap": {"name": "samples", "key": "texts"}}}},
 }
 
@@ -73,6 +79,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "parent folder of artifacts": (
         {"artifact": {"persistentVolumeClaim": {"claimName": "c", "path": "../x"}}},
         "spec.artifact.persistentVolumeClaim.path must not contain '..'",
+    ),
+    "access without a token": ({"serving": {"access": {}}}, "spec.serving.access.tokenSecret"),
+    "token without a key": (
+        {"serving": {"access": {"tokenSecret": {"name": "clients"}}}},
+        "spec.serving.access.tokenSecret.key",
+    ),
+    "TLS without a certificate": (
+        {"serving": {"tls": {"clientAuthority": {"name": "c", "key": "ca.crt"}}}},
+        "spec.serving.tls.secretName",
+    ),
+    "Secret in capitals": ({"serving": {"tls": {"secretName": "TLS"}}}, "spec.serving.tls.secretName"),
+    "traces to no URL": ({"serving": {"tracing": {"endpoint": "collector:4318"}}}, "spec.serving.tracing.endpoint"),
+    "traces of more than all": (
+        {"serving": {"tracing": {"endpoint": "http://c:4318", "samplingRatio": "1.5"}}},
+        "spec.serving.tracing.samplingRatio",
     ),
     "no target": ({"targets": []}, "spec.targets"),
     "same target twice": ({"targets": [TARGET, TARGET]}, 'spec.targets[1]: Duplicate value: {"name":"cpu"}'),

@@ -40,7 +40,8 @@ def children(case: str) -> dict[str, Any]:
 
 
 def test_there_are_cases() -> None:
-    assert {"least", "full", "volumes", "hugging-face", "config-map", "placement", "private-network"} <= set(CASES)
+    named = {"least", "full", "volumes", "hugging-face", "config-map", "placement", "private-network", "guarded"}
+    assert named <= set(CASES)
 
 
 def golden(path: Path, text: str) -> None:

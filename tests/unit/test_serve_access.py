@@ -179,6 +179,23 @@ def test_a_renewed_certificate_is_used_for_new_connections(files: Files) -> None
         assert ssl.PEM_cert_to_DER_cert(shown) == ssl.PEM_cert_to_DER_cert(renewed)
 
 
+def test_a_renewed_authority_lets_its_clients_in_and_no_others(files: Files) -> None:
+    tls = files.tls(mutual=True)
+    with live(tls=tls) as server:
+        known = files.context(with_certificate=True)
+        assert httpx.get(f"{server.url}/v2", verify=known).status_code == 200
+        other = trustme.CA()
+        path = files.folder / "authority.pem"
+        path.write_bytes(other.cert_pem.bytes())
+        os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+        tls.renew()
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{server.url}/v2", verify=known)
+        stranger = ssl.create_default_context(cadata=files.authority.cert_pem.bytes().decode())
+        other.issue_cert("client@other").configure_cert(stranger)
+        assert httpx.get(f"{server.url}/v2", verify=stranger).status_code == 200
+
+
 def test_a_certificate_that_cannot_be_used_leaves_the_last(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     tls = files.tls(mutual=False)
     with live(tls=tls) as server:

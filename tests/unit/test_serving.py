@@ -1,11 +1,15 @@
 """Serving children: what a Deployment and a Service say."""
 
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.unit import workers
 from tests.unit.world import World, spec
 from torchscript_operator.artifact.request import SERVE_VARIABLE, ServeRequest
 from torchscript_operator.controller import serving
+from torchscript_operator.serve.settings import Settings as ServerSettings
 
 
 def deployment(**fields: Any) -> Any:
@@ -58,3 +62,46 @@ def test_scale_selector_matches_the_service() -> None:
 def test_deployments_of_two_targets_share_no_pods() -> None:
     matched = deployment()["spec"]["selector"]["matchLabels"]
     assert matched["torchscript.dev/target"] == "cpu"
+
+
+ACCESS = {"tokenSecret": {"name": "clients", "key": "tokens"}}
+TLS = {"secretName": "minilm-tls", "clientAuthority": {"name": "clients-authority", "key": "ca.pem"}}
+
+
+def test_the_server_understands_what_the_pod_is_given() -> None:
+    body = deployment(serving={"access": ACCESS, "tls": TLS})
+    given = ServerSettings.from_environment({item["name"]: item.get("value", "") for item in container(body)["env"]})
+    mounts = {item["mountPath"] for item in container(body)["volumeMounts"]}
+    files = [given.token_file, given.tls_certificate_file, given.tls_key_file, given.tls_client_authority_file]
+    assert all(str(Path(file).parent) in mounts for file in files)
+    ports = {item["name"]: item["containerPort"] for item in container(body)["ports"]}
+    assert ports == {"https": given.port, "grpc": given.grpc_port, "health": given.health_port}
+
+
+@pytest.mark.parametrize("guard", [{"access": ACCESS}, {"tls": TLS}, {"access": ACCESS, "tls": TLS}])
+def test_probes_of_a_guarded_pod_need_neither_token_nor_certificate(guard: dict[str, Any]) -> None:
+    only = container(deployment(serving=guard))
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert only[probe]["httpGet"]["port"] == "health"
+        assert "scheme" not in only[probe]["httpGet"]
+
+
+def test_secrets_are_files_that_follow_a_change_and_never_variables() -> None:
+    body = deployment(serving={"access": ACCESS, "tls": TLS})
+    secrets = [volume["secret"] for volume in body["spec"]["template"]["spec"]["volumes"] if "secret" in volume]
+    assert [secret["secretName"] for secret in secrets] == ["clients", "minilm-tls", "clients-authority"]
+    # The worker is in the group, by fsGroup; nobody else may read.
+    assert {secret["defaultMode"] for secret in secrets} == {0o440}
+    assert not any("subPath" in mount for mount in container(body)["volumeMounts"])
+    assert not any("valueFrom" in item and "clients" in str(item) for item in container(body)["env"])
+
+
+@pytest.mark.parametrize(
+    ("guard", "url", "port"), [({}, "http://minilm.ml.svc", 80), ({"tls": TLS}, "https://minilm.ml.svc", 443)]
+)
+def test_the_url_and_the_service_say_whether_there_is_tls(guard: dict[str, Any], url: str, port: int) -> None:
+    world = World(spec(serving=guard))
+    assert serving.url(world.model, world.settings).startswith(url)
+    http, grpc = serving.service(world.model)["spec"]["ports"]
+    assert (http["port"], http["targetPort"]) == (port, url.partition(":")[0])
+    assert grpc["appProtocol"] == ("https" if guard else "kubernetes.io/h2c")

@@ -44,6 +44,20 @@ SERVE_PORT = 8080
 """Where a serving pod answers HTTP."""
 SERVE_GRPC_PORT = 9000
 """Where it answers the Open Inference Protocol over gRPC."""
+SERVE_HEALTH_PORT = 8081
+"""Where a serving pod with tokens or TLS answers probes and metrics, in plain text and without either."""
+SERVE_HEALTH_PORT_VARIABLE = "TSM_SERVE_HEALTH_PORT"
+"""Environment variable with that port; none is opened without it."""
+SERVE_TOKEN_FILE_VARIABLE = "TSM_SERVE_TOKEN_FILE"  # noqa: S105 - the name of a variable
+"""Environment variable with the path of the clients' tokens, one a line."""
+SERVE_TLS_CERTIFICATE_VARIABLE = "TSM_SERVE_TLS_CERTIFICATE_FILE"
+"""Environment variable with the path of the server's certificate chain."""
+SERVE_TLS_KEY_VARIABLE = "TSM_SERVE_TLS_KEY_FILE"
+"""Environment variable with the path of its key."""
+SERVE_TLS_CLIENT_AUTHORITY_VARIABLE = "TSM_SERVE_TLS_CLIENT_AUTHORITY_FILE"
+"""Environment variable with the path of the authorities of clients' certificates."""
+SERVE_SECRETS_MOUNT = "/etc/torchscript"
+"""Folder below which a serving pod's Secrets are mounted, read only."""
 SAMPLES_VARIABLE = "TSM_SAMPLES"
 """Environment variable with sample texts, one a line, that the operator takes from a ConfigMap without reading it."""
 

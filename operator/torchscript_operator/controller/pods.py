@@ -78,6 +78,17 @@ class PodParts:
         if proxy.excluded:
             self.set("NO_PROXY", ",".join(proxy.excluded))
 
+    def secret_files(self, name: str, secret: str, path: str, files: dict[str, str]) -> None:
+        """Add files of a Secret; files: key to file name.
+
+        A whole folder, since single files would not follow a change. Optional, so that a Secret that is missing ends
+        the process with a message that the status shows, where a mount would only wait.
+        """
+        items = [{"key": key, "path": file} for key, file in files.items()]
+        source = {"secretName": secret, "items": items, "defaultMode": 0o440, "optional": True}
+        self.volumes.append({"name": name, "secret": source})
+        self.mounts.append({"name": name, "mountPath": path, "readOnly": True})
+
     def artifact_store(self, store: StoreStatus, *, read_only: bool) -> None:
         """Add what reaching an artifact store needs."""
         if store.claim_name is not None:

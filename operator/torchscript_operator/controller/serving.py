@@ -3,7 +3,7 @@
 from torchscript_operator.api.v1alpha1.spec import Target
 from torchscript_operator.api.v1alpha1.status import ServedArtifact
 from torchscript_operator.artifact import digest, request
-from torchscript_operator.controller import placement, pods, replicas
+from torchscript_operator.controller import edge, placement, pods, replicas
 from torchscript_operator.controller.model import (
     APPLIED_ANNOTATION,
     COMPONENT_LABEL,
@@ -17,9 +17,6 @@ from torchscript_operator.controller.model import (
 from torchscript_operator.controller.settings import Settings
 
 CONTAINER = "server"
-PORT_NAME = "http"
-GRPC_PORT_NAME = "grpc"
-SERVICE_PORT = 80
 PROBE_SECONDS = 2
 """Time between two looks at a starting pod; loading takes some seconds, so this is the error in its start-up time."""
 GRACE_SECONDS = 60
@@ -33,7 +30,8 @@ def deployment_name(model: Model, target: str) -> str:
 
 def url(model: Model, settings: Settings) -> str:
     """Base URL of the model's Service inside the cluster."""
-    return f"http://{model.name}.{model.namespace}.svc.{settings.cluster_domain}"
+    scheme = edge.scheme(model.spec.serving)
+    return f"{scheme}://{model.name}.{model.namespace}.svc.{settings.cluster_domain}"
 
 
 def selector(model: Model) -> dict[str, str]:
@@ -51,10 +49,6 @@ def sealed(body: Json) -> Json:
     metadata = body["metadata"]
     annotations = {**metadata.get("annotations", {}), APPLIED_ANNOTATION: digest.of_value(body)}
     return {**body, "metadata": {**metadata, "annotations": annotations}}
-
-
-def _probe(path: str, **timing: int) -> Json:
-    return {"httpGet": {"path": path, "port": PORT_NAME}, "timeoutSeconds": 5, **timing}
 
 
 def serve_request(model: Model, target: Target, served: ServedArtifact) -> request.ServeRequest:
@@ -84,22 +78,21 @@ def deployment(
     parts = pods.PodParts()
     parts.set(request.SERVE_VARIABLE, serve_request(model, target, served).to_json())
     parts.artifact_store(served.artifact.store, read_only=True)
+    edge.add(parts, serving, model.name)
     container = {
         "name": CONTAINER,
         "image": serving.image or served.worker_image,
         "command": ["python", "-m", "torchscript_operator.serve"],
-        "ports": [
-            {"name": PORT_NAME, "containerPort": request.SERVE_PORT},
-            {"name": GRPC_PORT_NAME, "containerPort": request.SERVE_GRPC_PORT},
-        ],
+        "ports": edge.container_ports(serving),
         "resources": place.container_resources(),
-        "startupProbe": _probe(
+        "startupProbe": edge.probe(
+            serving,
             "/v2/health/ready",
             periodSeconds=PROBE_SECONDS,
             failureThreshold=-(-serving.progress_deadline_seconds // PROBE_SECONDS),
         ),
-        "readinessProbe": _probe("/v2/health/ready", periodSeconds=PROBE_SECONDS, failureThreshold=1),
-        "livenessProbe": _probe("/v2/health/live", periodSeconds=10, failureThreshold=3),
+        "readinessProbe": edge.probe(serving, "/v2/health/ready", periodSeconds=PROBE_SECONDS, failureThreshold=1),
+        "livenessProbe": edge.probe(serving, "/v2/health/live", periodSeconds=10, failureThreshold=3),
     }
     body: Json = {
         "apiVersion": "apps/v1",
@@ -152,17 +145,7 @@ def service(model: Model) -> Json:
             },
             "spec": {
                 "selector": selector(model),
-                "ports": [
-                    {"name": PORT_NAME, "port": SERVICE_PORT, "targetPort": PORT_NAME, "protocol": "TCP"},
-                    {
-                        "name": GRPC_PORT_NAME,
-                        "port": request.SERVE_GRPC_PORT,
-                        "targetPort": GRPC_PORT_NAME,
-                        "protocol": "TCP",
-                        # What meshes and ingresses choose HTTP/2 by; the name alone is enough for some.
-                        "appProtocol": "kubernetes.io/h2c",
-                    },
-                ],
+                "ports": edge.service_ports(model.spec.serving),
             },
         }
     )

@@ -26,10 +26,10 @@ class Tokens:
         try:
             self._read()
         except OSError as error:
-            msg = f"the token file cannot be read: {error.strerror}"
+            msg = f"the tokens (spec.serving.access) cannot be read: {error.strerror}"
             raise WorkerError(FailureReason.INVALID_REQUEST, msg) from error
         if not self._tokens:
-            raise WorkerError(FailureReason.INVALID_REQUEST, "the token file holds no token")
+            raise WorkerError(FailureReason.INVALID_REQUEST, "the tokens (spec.serving.access) are empty")
 
     def allow(self, authorization: bytes) -> bool:
         """Whether an Authorization header's value holds one of the tokens."""
@@ -55,7 +55,7 @@ class Tokens:
 
 
 class Tls:
-    """A server certificate, its key and, for mutual TLS, the authority of client certificates."""
+    """A server certificate, its key and, for mutual TLS, the authorities of client certificates."""
 
     def __init__(self, certificate: Path, key: Path, client_authority: Path | None) -> None:
         """Read the files.
@@ -67,28 +67,43 @@ class Tls:
         self.client_authority = client_authority
         self._seen = self._changed()
         try:
-            self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            self.context.load_cert_chain(certificate, key)
-            if client_authority is not None:
-                self.context.load_verify_locations(client_authority)
-                self.context.verify_mode = ssl.CERT_REQUIRED
+            self.context = self._read()
         except (OSError, ssl.SSLError) as error:
             reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-            msg = f"the certificate, its key or the clients' authority cannot be used: {reason}"
+            msg = f"the certificate, its key or the clients' authority (spec.serving.tls) cannot be used: {reason}"
             raise WorkerError(FailureReason.INVALID_REQUEST, msg) from error
+        self._latest = self.context
+        # A server keeps the context that it was started with: each of its handshakes is led to the latest.
+        self.context.sni_callback = self._lead
 
     def renew(self) -> None:
-        """Use renewed files for new connections; what cannot be used leaves the last certificate in place."""
+        """Use renewed files for new connections; what cannot be used leaves the last ones in place."""
         seen = self._changed()
         if seen == self._seen:
             return
-        self._seen = seen
         try:
-            self.context.load_cert_chain(self.certificate, self.key)
+            self._latest = self._read()
         except (OSError, ssl.SSLError):
+            # Files of one Secret change at once, those of two do not: they are looked at again at the next turn.
             LOGGER.exception("the renewed certificate cannot be used")
         else:
+            self._seen = seen
             LOGGER.info("the certificate was renewed")
 
+    def _lead(self, connection: ssl.SSLObject, _host: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = self._latest
+
+    def _read(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.certificate, self.key)
+        if self.client_authority is not None:
+            context.load_verify_locations(self.client_authority)
+            context.verify_mode = ssl.CERT_REQUIRED
+            # A ticket would let a client in again without a look at its certificate.
+            context.options |= ssl.OP_NO_TICKET
+            context.num_tickets = 0
+        return context
+
     def _changed(self) -> tuple[int, ...]:
-        return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in (self.certificate, self.key))
+        paths = (self.certificate, self.key, self.client_authority)
+        return tuple(path.stat().st_mtime_ns for path in paths if path is not None and path.exists())

@@ -330,6 +330,33 @@ class Autoscaling(ApiModel):
     """What to scale by; absent: 70 per cent of the CPU that pods request."""
 
 
+class Access(ApiModel):
+    """Who may ask: clients that send one of these tokens as `Authorization: Bearer`. Health probes need none."""
+
+    token_secret: SecretKey
+    """Key whose value holds the tokens, one a line, so that an old and a new one can hold at the same time. A change
+    is taken up without a restart."""
+
+
+class Tls(ApiModel):
+    """HTTPS and gRPC over TLS in place of plain text. Renewed Secrets are taken up without a restart."""
+
+    secret_name: DnsSubdomain
+    """A Secret of the type kubernetes.io/tls, as cert-manager makes it. Clients inside the cluster use the host
+    NAME.NAMESPACE.svc."""
+    client_authority: SecretKey | None = None
+    """Authorities in PEM, such as a Secret's ca.crt. Given, clients must show a certificate that one of them signed."""
+
+
+class Tracing(ApiModel):
+    """OpenTelemetry traces: a span for each request, with its time in the queue, computing and encoding."""
+
+    endpoint: Url
+    """Base URL of a collector that takes OTLP over HTTP, such as http://collector.observability:4318."""
+    sampling_ratio: Share = "1"
+    """Share of the requests without a trace of their own that are sent; a caller's own decision is kept."""
+
+
 class Serving(ApiModel):
     """The inference Deployments, one a served target, behind one Service."""
 
@@ -350,6 +377,12 @@ class Serving(ApiModel):
     """Image of the pods; the one that exported the artifact when absent."""
     batching: Batching = Batching()
     """Batching of requests."""
+    access: Access | None = None
+    """Tokens that clients need; everybody is let in when absent."""
+    tls: Tls | None = None
+    """Certificates; plain text when absent."""
+    tracing: Tracing | None = None
+    """Where traces go; none are made when absent."""
     progress_deadline_seconds: Annotated[int, Field(ge=30, le=86400)] = 600
     """Seconds a rollout may take; then the last good artifact is put back."""
 
