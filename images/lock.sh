@@ -28,4 +28,4 @@ echo torch | lock images/worker/torch.txt --constraints "$all" -
 # What torch.txt holds is in its own layer of the image; `without` keeps it out of the next one.
 without=$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' images/worker/torch.txt)
 # shellcheck disable=SC2086  # one word per argument
-lock images/worker/requirements.txt --constraints "$all" --extra export --extra serve $without pyproject.toml
+lock images/worker/requirements.txt --constraints "$all" --extra export --extra serve --extra tracing $without pyproject.toml

@@ -227,8 +227,8 @@ def test_neuronx_compiles_for_a_target_on_a_node_without_devices(worker: Worker,
 
 
 def test_proven_artifact_is_loaded_replayed_and_warmed_up_on_the_device_alone(steps: Steps) -> None:
+    from torchscript_operator.serve.ending import classify
     from torchscript_operator.serve.loading import load
-    from torchscript_operator.serve.process import classify
     from torchscript_operator.serve.settings import Settings
 
     artifact = steps.verify(steps.compile()).artifact

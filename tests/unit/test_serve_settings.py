@@ -2,7 +2,7 @@ import pytest
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.request import SCRATCH_VARIABLE
-from torchscript_operator.serve.settings import Settings
+from torchscript_operator.serve.settings import Settings, traced
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -53,3 +53,19 @@ def test_a_pod_drains_within_its_grace_period() -> None:
 def test_values_that_do_not_go_together_are_refused(given: dict[str, str], message: str) -> None:
     with pytest.raises(WorkerError, match=message):
         Settings.from_environment(given)
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/v1/traces"}, True),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://c:4318"}, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, False),
+        ({"OTEL_SDK_DISABLED": "TRUE", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, False),
+    ],
+)
+def test_opentelemetrys_own_variables_ask_for_traces(environment: dict[str, str], asked: bool) -> None:
+    assert traced(environment) == asked

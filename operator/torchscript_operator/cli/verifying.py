@@ -75,7 +75,7 @@ def _load(place: Place, digest: str, progress: Console) -> tuple[Manifest, tuple
         warnings.simplefilter("ignore")
         stages.enter("start", "Importing torch")
         # Seconds, which only this command has to wait for.
-        from torchscript_operator.serve import loading, process, settings  # noqa: PLC0415
+        from torchscript_operator.serve import ending, loading, settings  # noqa: PLC0415
 
         try:
             loaded = loading.load(
@@ -85,6 +85,6 @@ def _load(place: Place, digest: str, progress: Console) -> tuple[Manifest, tuple
                 lambda stage: stages.enter(stage, STAGES.get(stage, "")),
             )
         except Exception as error:
-            raise process.classify(error) from error
+            raise ending.classify(error) from error
         stages.done()
         return loaded.manifest, loaded.replay

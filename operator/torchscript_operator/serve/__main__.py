@@ -19,4 +19,4 @@ if __name__ == "__main__":
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signal_number, end_early)
     code: int = import_module("torchscript_operator.serve.start").main()
-    import_module("torchscript_operator.serve.process").end(code)
+    import_module("torchscript_operator.serve.ending").end(code)

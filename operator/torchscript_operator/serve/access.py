@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.serve.settings import Settings
 
 LOGGER = logging.getLogger(__name__)
 SCHEME = "bearer "
@@ -107,3 +108,16 @@ class Tls:
     def _changed(self) -> tuple[int, ...]:
         paths = (self.certificate, self.key, self.client_authority)
         return tuple(path.stat().st_mtime_ns for path in paths if path is not None and path.exists())
+
+
+def tokens_of(settings: Settings) -> Tokens | None:
+    """Tokens where the settings ask for them. Raises WorkerError (InvalidRequest)."""
+    return Tokens(Path(settings.token_file)) if settings.token_file else None
+
+
+def tls_of(settings: Settings) -> Tls | None:
+    """TLS where the settings ask for it. Raises WorkerError (InvalidRequest)."""
+    if not settings.tls_certificate_file:
+        return None
+    authority = settings.tls_client_authority_file
+    return Tls(Path(settings.tls_certificate_file), Path(settings.tls_key_file), Path(authority) if authority else None)

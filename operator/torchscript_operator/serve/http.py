@@ -178,7 +178,8 @@ def _application(state: State, served: Sequence[tuple[str, str, Handler, Operati
         },
     )
     app.router.redirect_slashes = False
-    return Edge(app, state, labels, tokens)
+    edge = Edge(app, state, labels, tokens)
+    return edge if state.tracing is None else state.tracing.http(edge, labels)
 
 
 def _endpoint(state: State, handler: Handler) -> Callable[[Request], Awaitable[Response]]:

@@ -5,70 +5,31 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvicorn
 import uvloop
 
-from torchscript_operator.artifact.devices import no_device
-from torchscript_operator.artifact.failures import CLASSES, FailureReason, WorkerError
-from torchscript_operator.artifact.outcome import Failure, ParitySummary, ServeOutcome, fit
-from torchscript_operator.artifact.request import TERMINATION_LOG_VARIABLE, ServeRequest
-from torchscript_operator.serve.access import Tls, Tokens
-from torchscript_operator.serve.connection import Bounds, bounded
+from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.request import ServeRequest
+from torchscript_operator.serve.access import Tls, tls_of, tokens_of
+from torchscript_operator.serve.ending import FORCED_EXIT, classify, report
 from torchscript_operator.serve.engine import Engine, Limits
 from torchscript_operator.serve.http import application, health
-from torchscript_operator.serve.settings import Settings
+from torchscript_operator.serve.server import Server, http_server
+from torchscript_operator.serve.settings import Settings, traced
 from torchscript_operator.serve.state import Model, State
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
-    from torchscript_operator.artifact.manifest import OutputParity
     from torchscript_operator.serve.loading import Loaded
     from torchscript_operator.serve.rpc import Listener
+    from torchscript_operator.serve.tracing import Tracing
 
 LOGGER = logging.getLogger(__name__)
-TERMINATION_LOG = "/dev/termination-log"
-"""Kubernetes' default path of the termination message."""
-FORCED_EXIT = 143
-"""128 + SIGTERM: the process was ended with requests in flight."""
-KEEP_ALIVE_SECONDS = 75
-"""Longer than load balancers keep idle connections, so that it is they who close them."""
-BACKLOG = 2048
-"""Connections that the kernel holds while the event loop is busy."""
 RENEW_SECONDS = 60.0
 """Between two looks at the certificate; a renewed Secret takes about as long to reach the pod."""
-HTTP_LOGGER_LEVEL = "ERROR"
-"""uvicorn's lines about starts and connections say nothing that ours do not, and strangers could fill the log."""
-
-
-class Server(uvicorn.Server):
-    """uvicorn without its signal handlers: a pod drains in an order of its own."""
-
-    def __init__(self, config: uvicorn.Config, label: str) -> None:
-        """label: the log's field with the address."""
-        super().__init__(config)
-        self._label = label
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where: the port may have been left to the kernel."""
-        await super().startup(sockets)
-        for server in self.servers:
-            for listener in server.sockets:
-                host, port = listener.getsockname()[:2]
-                scheme = "https" if self.config.is_ssl else "http"
-                LOGGER.info("listening", extra={self._label: f"{scheme}://{host}:{port}"})
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
 
 
 class Process:
@@ -84,48 +45,18 @@ class Process:
         self._state = State(request, settings)
         self._exit_code = 0
         self._terminations = 0
-        self._tokens = Tokens(Path(settings.token_file)) if settings.token_file else None
+        self._state.tracing = tracing_of(request, environment)
+        self._tokens = tokens_of(settings)
         self._tls = tls_of(settings)
-        self._server = self._http("url", application(self._state, self._tokens), settings.port, self._tls)
+        state = self._state
+        self._server = http_server("url", application(state, self._tokens), settings.port, state, self._tls)
         self._health = (
-            self._http("health", health(self._state), settings.health_port, None) if settings.health_port else None
+            http_server("health", health(state), settings.health_port, state) if settings.health_port else None
         )
         self._listener: Listener | None = None
         self._listening: asyncio.Future[bool] | None = None
         self._opening: asyncio.Future[None] | None = None
         self._stopping: asyncio.Future[None] | None = None
-        logging.getLogger("uvicorn").setLevel(HTTP_LOGGER_LEVEL)
-
-    def _http(self, label: str, app: "ASGIApp", port: int, tls: Tls | None) -> Server:
-        settings = self._settings
-        bounds = Bounds(
-            connections=settings.connections,
-            head_bytes=settings.head_bytes,
-            head_seconds=settings.head_seconds,
-            write_seconds=settings.write_seconds,
-            metrics=self._state.metrics,
-        )
-        return Server(
-            uvicorn.Config(
-                app,
-                host=settings.host,
-                port=port,
-                loop="uvloop",
-                http=bounded(bounds),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                date_header=False,
-                backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=int(settings.drain_seconds),
-                ssl_context_factory=None if tls is None else lambda _config, _default: tls.context,
-            ),
-            label,
-        )
 
     def run(self) -> int:
         """Serve until a signal or a failure; the exit code of a failure's class, 0 after a drain."""
@@ -147,6 +78,8 @@ class Process:
             await self._stopping
         if self._state.model is not None:
             self._state.model.engine.stop(0.1)
+        if self._state.tracing is not None:
+            await asyncio.to_thread(self._state.tracing.close)
         LOGGER.info("ended", extra={"exit_code": self._exit_code})
         return self._exit_code
 
@@ -216,7 +149,8 @@ class Process:
             self._fail(outcome)
             return
         manifest, request, settings = outcome.manifest, self._state.request, self._settings
-        engine = Engine(
+        make = Engine if self._state.tracing is None else self._state.tracing.engine
+        engine = make(
             outcome.runner,
             Limits(
                 queue_rows=settings.queue_rows,
@@ -276,45 +210,16 @@ class Process:
         loop.call_later(self._settings.linger_seconds if serving else 0, self._exit)
 
 
-def tls_of(settings: Settings) -> Tls | None:
-    """TLS where the settings ask for it. Raises WorkerError (InvalidRequest)."""
-    if not settings.tls_certificate_file:
+def tracing_of(request: ServeRequest, environment: Mapping[str, str]) -> "Tracing | None":
+    """Traces where the environment asks for them and the image can make them; else the model is served without."""
+    if not traced(environment):
         return None
-    authority = settings.tls_client_authority_file
-    return Tls(Path(settings.tls_certificate_file), Path(settings.tls_key_file), Path(authority) if authority else None)
-
-
-def classify(error: Exception) -> WorkerError:
-    """The class of whatever ended loading; the text of unknown errors stays in the log, since it may name paths."""
-    if isinstance(error, WorkerError):
-        return error
-    LOGGER.error("loading failed", exc_info=error)
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return WorkerError(FailureReason.OUT_OF_MEMORY, "The model does not fit into the container's memory.")
-    if isinstance(error, OSError) and error.errno in {28, 122}:  # ENOSPC, EDQUOT
-        return WorkerError(FailureReason.OUT_OF_DISK, "The scratch volume is full.")
-    unknown = WorkerError(FailureReason.INTERNAL_ERROR, f"Loading failed with {type(error).__name__}.")
-    return no_device(error) or unknown
-
-
-def report(digest: str, stage: str, error: WorkerError, environment: Mapping[str, str]) -> None:
-    """Write the termination message; a process outside a pod has nowhere to, which is no failure."""
-    outputs: tuple[OutputParity, ...] = getattr(error, "outputs", ())
-    outcome = ServeOutcome(
-        digest=digest,
-        failure=Failure(
-            stage=stage, reason=error.reason, message=f"{error.message.rstrip('.')}. {CLASSES[error.reason].advice}"
-        ),
-        parity=ParitySummary(verdict="Failed", outputs=outputs) if outputs else None,
-    )
-    path = Path(environment.get(TERMINATION_LOG_VARIABLE, TERMINATION_LOG))
     try:
-        path.write_text(fit(outcome))
-    except OSError as problem:
-        LOGGER.warning("the termination message cannot be written: %s", problem.strerror)
-
-
-def end(code: int) -> None:
-    """End without waiting for threads: a hung forward pass or an unfinished load would wait for ever."""
-    logging.shutdown()
-    os._exit(code)
+        made: Tracing = import_module("torchscript_operator.serve.tracing").make(request, environment)
+    except ImportError as error:
+        LOGGER.warning("traces are off: this image has no %s", error.name)
+    except ValueError as error:
+        LOGGER.warning("traces are off: %s", error)
+    else:
+        return made
+    return None

@@ -1,4 +1,4 @@
-"""Open Inference Protocol version 2 over gRPC: the same checks, queue and answers as over REST.
+"""The port of the Open Inference Protocol version 2 over gRPC.
 
 Imported only where gRPC is on: grpcio costs 40 ms and 13 MB.
 """
@@ -7,36 +7,18 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import grpc.aio
-import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from torchscript_operator import __version__
-from torchscript_operator.serve import binary
 from torchscript_operator.serve.access import Tls, Tokens
 from torchscript_operator.serve.edge import REQUEST_ID
-from torchscript_operator.serve.engine import EngineError
-from torchscript_operator.serve.errors import ApiError, of_engine, refuse, unauthenticated
-from torchscript_operator.serve.exchange import INLINE_VALUES, check, model_of
-from torchscript_operator.serve.metadata import EXTENSIONS, check_name, metadata
-from torchscript_operator.serve.openinference import open_inference_pb2 as messages
+from torchscript_operator.serve.errors import ApiError, refuse, unauthenticated
+from torchscript_operator.serve.rpc_service import Call, Method, Service
 from torchscript_operator.serve.state import State
-from torchscript_operator.serve.tensors import (
-    BYTES,
-    Asked,
-    Given,
-    Output,
-    has_sequence,
-    mask_output,
-    to_outputs,
-    to_rows,
-    wanted,
-)
 
 LOGGER = logging.getLogger(__name__)
 SERVICE = "inference.GRPCInferenceService"
@@ -52,171 +34,7 @@ CODES = {
 """HTTP status to gRPC's code; every other is INTERNAL."""
 OPEN = frozenset({"ServerLive", "ServerReady"})
 """Methods that need no token: probes have none."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a method may know of its call beside the message."""
-
-    ends: float
-    """Monotonic time at which the client or the server gives up."""
-
-    @property
-    def left(self) -> float:
-        """Seconds left."""
-        return max(0.0, self.ends - time.monotonic())
-
-
 Context = grpc.aio.ServicerContext[Any, Any]
-Method = Callable[[Any, Call], Awaitable[Message]]
-"""Message to message. Raises ApiError."""
-
-
-class Service:
-    """The methods, each around one message."""
-
-    def __init__(self, state: State) -> None:
-        """Take what every route takes."""
-        self._state = state
-
-    @property
-    def methods(self) -> dict[str, tuple[type[Message], Method]]:
-        """Method name to the type of its request and what answers it."""
-        return {
-            "ServerLive": (messages.ServerLiveRequest, self.server_live),
-            "ServerReady": (messages.ServerReadyRequest, self.server_ready),
-            "ModelReady": (messages.ModelReadyRequest, self.model_ready),
-            "ServerMetadata": (messages.ServerMetadataRequest, self.server_metadata),
-            "ModelMetadata": (messages.ModelMetadataRequest, self.model_metadata),
-            "ModelInfer": (messages.ModelInferRequest, self.model_infer),
-        }
-
-    async def server_live(self, _request: messages.ServerLiveRequest, _call: Call) -> messages.ServerLiveResponse:
-        """Whether requests can be computed at all."""
-        model = self._state.model
-        return messages.ServerLiveResponse(live=model is None or model.engine.complaint() is None)
-
-    async def server_ready(self, _request: messages.ServerReadyRequest, _call: Call) -> messages.ServerReadyResponse:
-        """Whether requests may come."""
-        return messages.ServerReadyResponse(ready=self._state.ready)
-
-    async def model_ready(self, request: messages.ModelReadyRequest, _call: Call) -> messages.ModelReadyResponse:
-        """The same of the model."""
-        check_name(self._state, request.name, request.version)
-        return messages.ModelReadyResponse(ready=self._state.ready)
-
-    async def server_metadata(
-        self, _request: messages.ServerMetadataRequest, _call: Call
-    ) -> messages.ServerMetadataResponse:
-        """The server's name and version."""
-        return messages.ServerMetadataResponse(name="torchscript-operator", version=__version__, extensions=EXTENSIONS)
-
-    async def model_metadata(
-        self, request: messages.ModelMetadataRequest, _call: Call
-    ) -> messages.ModelMetadataResponse:
-        """The model's tensors; the protocol's message has no place for the rest of REST's metadata."""
-        check_name(self._state, request.name, request.version)
-        found = metadata(self._state, model_of(self._state))
-        del found["parameters"]
-        return messages.ModelMetadataResponse(**found)
-
-    async def model_infer(self, request: messages.ModelInferRequest, call: Call) -> messages.ModelInferResponse:
-        """Outputs for inputs; raw when the inputs were."""
-        state = self._state
-        check_name(state, request.model_name, request.model_version)
-        model = model_of(state)
-        options = _options(request)
-        asked = Asked(_inputs(request), [output.name for output in request.outputs], truncate=options.truncate)
-        specs = wanted(model, asked)
-        rows = await to_rows(state, model, asked)
-        check(state, model, rows, "inputs")
-        try:
-            results = await model.engine.compute(rows, min(call.left, options.seconds))
-        except EngineError as error:
-            raise of_engine(error) from None
-        outputs = to_outputs(specs, rows, results)
-        if asked.by_text and any(map(has_sequence, specs)):
-            outputs.append(mask_output(rows))
-        answer = messages.ModelInferResponse(model_name=state.name, model_version=state.version, id=request.id)
-        fill = _fill_raw if request.raw_input_contents or options.raw else _fill
-        if sum(output.array.size for output in outputs) <= INLINE_VALUES:
-            fill(answer, outputs)
-        else:
-            await asyncio.get_running_loop().run_in_executor(state.executor, fill, answer, outputs)
-        return answer
-
-
-@dataclass(frozen=True)
-class Options:
-    """Parameters of an inference."""
-
-    truncate: bool = False
-    raw: bool = False
-    seconds: float = float("inf")
-
-
-def _options(request: messages.ModelInferRequest) -> Options:
-    """Raises ApiError 400 for what nothing acts on, as REST does."""
-    given = [(tensor.name, tensor.parameters) for tensor in request.inputs]
-    given += [(output.name, output.parameters) for output in request.outputs]
-    for tensor_name, parameters in given:
-        unknown = set(parameters) - {"binary_data", "binary_data_size"}
-        if unknown:
-            refuse(f"unknown parameter {min(unknown)!r} of the tensor {tensor_name!r}")
-    found: dict[str, Any] = {}
-    for name, parameter in request.parameters.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        value = getattr(parameter, kind) if kind else None
-        if name in {"truncate", "binary_data_output"} and isinstance(value, bool):
-            found["truncate" if name == "truncate" else "raw"] = value
-        elif name == "timeout" and isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            found["seconds"] = value / 1e6
-        else:
-            refuse(
-                f"unknown parameter {name!r} or a value of another type; known: truncate, binary_data_output, timeout"
-            )
-    return Options(**found)
-
-
-def _inputs(request: messages.ModelInferRequest) -> list[Given]:
-    raws: Sequence[bytes | None] = request.raw_input_contents or [None] * len(request.inputs)
-    if len(raws) != len(request.inputs):
-        refuse(f"{len(raws)} raw_input_contents do not fit {len(request.inputs)} inputs")
-    found = []
-    for tensor, raw in zip(request.inputs, raws, strict=True):
-        shape = tuple(tensor.shape)
-        if any(size < 0 for size in shape):
-            refuse(f"input {tensor.name!r} must have a shape of two sizes, batch and sequence, none of them negative")
-        if raw is not None and tensor.HasField("contents"):
-            refuse(f"input {tensor.name!r} has both contents and raw_input_contents")
-        try:
-            found.append(Given(tensor.name, tensor.datatype, shape, _values(tensor, raw, shape)))
-        except binary.BinaryError as error:
-            refuse(f"input {tensor.name!r}: {error}")
-    return found
-
-
-def _values(tensor: messages.ModelInferRequest.InferInputTensor, raw: bytes | None, shape: tuple[int, ...]) -> Any:
-    if tensor.datatype == BYTES:
-        return list(tensor.contents.bytes_contents) if raw is None else binary.texts(raw, shape)
-    if raw is not None:
-        return binary.numbers(raw, tensor.datatype, shape)
-    # Inputs are INT64; of any other datatype the checks that follow say so.
-    return np.array(tensor.contents.int64_contents, dtype=np.int64)
-
-
-def _fill_raw(answer: messages.ModelInferResponse, outputs: Sequence[Output]) -> None:
-    for output in outputs:
-        answer.outputs.add(name=output.name, datatype=output.datatype, shape=output.array.shape)
-        answer.raw_output_contents.append(binary.encode_numbers(output.array, output.datatype))
-
-
-def _fill(answer: messages.ModelInferResponse, outputs: Sequence[Output]) -> None:
-    for output in outputs:
-        tensor = answer.outputs.add(name=output.name, datatype=output.datatype, shape=output.array.shape)
-        contents = tensor.contents
-        field = contents.int64_contents if output.datatype == "INT64" else contents.fp32_contents
-        field.extend(output.array.reshape(-1).tolist())
 
 
 class Listener:
@@ -248,7 +66,7 @@ class Listener:
             ),
         )
         handlers: dict[str, Any] = {
-            name: grpc.stream_unary_rpc_method_handler(self._handler(name, kind, method))
+            name: grpc.stream_unary_rpc_method_handler(self._traced(name, self._handler(name, kind, method)))
             for name, (kind, method) in Service(self._state).methods.items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -291,6 +109,10 @@ class Listener:
             raise RuntimeError(await context.abort(status, failure.message, tuple(trailers)))  # abort itself raises
 
         return handle
+
+    def _traced(self, name: str, handle: Any) -> Any:
+        tracing = self._state.tracing
+        return handle if tracing is None or name in OPEN else tracing.rpc(handle, SERVICE, name)
 
     async def _answer(
         self, name: str, kind: type[Message], method: Method, context: Context, authorization: Any

@@ -132,3 +132,13 @@ def _parse(variable: str, text: str, kind: type) -> str | int | float | bool:
             return number
     msg = f"{variable}={text!r} is not a valid {kind.__name__}"
     raise WorkerError(FailureReason.INVALID_REQUEST, msg)
+
+
+def traced(environment: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables ask for traces: an exporter, or the address that one would send them to."""
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    exporter = environment.get("OTEL_TRACES_EXPORTER", "")
+    if exporter:
+        return "otlp" in exporter.split(",")
+    return any(environment.get(name) for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"))

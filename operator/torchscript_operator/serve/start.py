@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from torchscript_operator.artifact import logs
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.request import SERVE_VARIABLE, ServeRequest
-from torchscript_operator.serve.process import Process, report
+from torchscript_operator.serve.ending import report
+from torchscript_operator.serve.process import Process
 from torchscript_operator.serve.settings import Settings
 
 LOGGER = logging.getLogger(__name__)

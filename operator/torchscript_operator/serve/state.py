@@ -4,6 +4,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torchscript_operator.artifact import digest as digests
 from torchscript_operator.artifact.manifest import Manifest
@@ -14,6 +15,9 @@ from torchscript_operator.serve.metrics import Metrics
 from torchscript_operator.serve.settings import Settings
 from torchscript_operator.serve.tasks.base import Task
 from torchscript_operator.serve.tokenizing import Tokenizing
+
+if TYPE_CHECKING:
+    from torchscript_operator.serve.tracing import Tracing
 
 LOGGER = logging.getLogger(__name__)
 
@@ -45,6 +49,8 @@ class State:
     """For tokenising and encoding that would hold up the event loop."""
     secured: bool = False
     """Whether clients need a token, for the OpenAPI document."""
+    tracing: "Tracing | None" = None
+    """Makes spans; None where none are asked for."""
     buffered_bytes: int = 0
     """Request bodies held now."""
     _stage_began: float = field(default_factory=time.monotonic)

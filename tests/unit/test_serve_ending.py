@@ -7,8 +7,8 @@ from tests.unit.artifacts import figure
 from torchscript_operator.artifact.failures import CLASSES, FailureReason, WorkerError
 from torchscript_operator.artifact.outcome import ServeOutcome
 from torchscript_operator.artifact.request import TERMINATION_LOG_VARIABLE
+from torchscript_operator.serve.ending import classify, report
 from torchscript_operator.serve.loading import ReplayError
-from torchscript_operator.serve.process import classify, report
 
 
 @pytest.mark.parametrize(
