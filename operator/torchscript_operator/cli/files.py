@@ -1,6 +1,7 @@
 """From a FILE argument to the model and target that were meant."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from torchscript_operator.api.v1alpha1 import KIND
@@ -27,6 +28,43 @@ def read_model(file: str, name: str | None) -> Model:
         names = ", ".join(str(_name(document)) for document in found)
         raise CliError(f"{file}: there are {len(found)} models in this file: {names}.", advice="Choose with --name.")
     return validation.to_model(found[0])
+
+
+def read_all(names: Sequence[str]) -> tuple[list[tuple[Model, bool]], list[CliError]]:
+    """All models of files, folders and standard input, each with whether it names its namespace; and what is wrong.
+
+    Other kinds of objects are passed over. In a folder every .yaml and .yml is read, below it too.
+    """
+    found: list[tuple[Model, bool]] = []
+    wrong: list[CliError] = []
+    for name in (each for given in names for each in _expanded(given)):
+        try:
+            listed = [document for document in _documents(name) if _kind(document) == KIND]
+        except CliError as error:
+            wrong.append(error)
+            continue
+        for document in listed:
+            try:
+                model = validation.to_model(document)
+            except CliError as error:
+                wrong.append(error)
+            else:
+                found.append((model, "namespace" in document.value["metadata"]))
+    return found, wrong
+
+
+def read_whole(names: Sequence[str]) -> list[Model]:
+    """All models of files and folders. CliError where one of them is wrong."""
+    found, wrong = read_all(names)
+    if wrong:
+        raise wrong[0]
+    return [model for model, _ in found]
+
+
+def _expanded(name: str) -> list[str]:
+    if name == STANDARD_INPUT or not Path(name).is_dir():
+        return [name]
+    return sorted(str(path) for path in Path(name).rglob("*.y*ml") if path.suffix in {".yaml", ".yml"})
 
 
 def chosen_targets(model: Model, name: str | None) -> list[Target]:

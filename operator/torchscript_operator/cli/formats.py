@@ -9,3 +9,18 @@ class Format(enum.StrEnum):
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
+
+
+class View(enum.StrEnum):
+    """Value of -o where models of a cluster are listed."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+    @property
+    def form(self) -> Format:
+        """The same as one of the formats that every command has."""
+        return Format.YAML if self is View.YAML else Format.JSON if self is View.JSON else Format.TABLE

@@ -80,6 +80,20 @@ def find(text: str, root: StoreLocation, endpoint: str | None = None, region: st
     return look(location(text, endpoint, region))
 
 
+def meant(text: str, store: str | None, endpoint: str | None, region: str | None) -> Place | None:
+    """The place that an argument means; None for the name of a model in the cluster.
+
+    The first digits of a key could be a name as well: tsm/NAME is always a model.
+    """
+    kind, slash, _ = text.partition("/")
+    is_model = (
+        not _is_key(text) if not slash else kind.lower().startswith(("tsm", "torchscriptmodel")) and ":" not in kind
+    )
+    if is_model and store is None and not Path(text).expanduser().is_dir():
+        return None
+    return find(text, location(store or str(default_store()), endpoint, region), endpoint, region)
+
+
 def root(where: StoreLocation) -> Place:
     """A store as a whole; the default store need not be there yet."""
     if where.uri == location(str(default_store())).uri and not default_store().is_dir():
@@ -87,9 +101,12 @@ def root(where: StoreLocation) -> Place:
     return look(where)
 
 
-def look(where: StoreLocation) -> Place:
-    """What lies at a place. WorkerError as the store's own, CliError where the folder is not there at all."""
-    store = open_at(where)
+def look(where: StoreLocation, credentials: Credentials | None = None) -> Place:
+    """What lies at a place, with the environment's credentials unless others are given.
+
+    WorkerError as the store's own, CliError where the folder is not there at all.
+    """
+    store = open_at(where) if credentials is None else open_store(where, credentials)
     folder = Path(unquote(urlsplit(where.uri).path))
     if where.uri.startswith("file:") and not folder.is_dir():
         advice = "Give s3://bucket/prefix/key, a folder, or the first digits of a key; `tsm inspect` lists the store."
