@@ -176,6 +176,7 @@ def _pinned(view: ModelView) -> str | None:
 
 
 def _conditions(listed: Iterable[Condition], now: datetime) -> Rows:
+    said: set[str] = set()
     for found in listed:
         good = "False" if found.type in GOOD_WHEN_FALSE else "True"
         style = "dim" if found.status == "Unknown" else "green" if found.status == good else "red"
@@ -186,8 +187,10 @@ def _conditions(listed: Iterable[Condition], now: datetime) -> Rows:
             f"[{style}]{found.status}[/]",
             escape(found.reason),
             age(found.last_transition_time, now),
-            escape(found.message),
+            # Most conditions of a failed model say the same, at length.
+            "[dim]as above[/]" if found.message in said else escape(found.message),
         )
+        said.add(found.message)
 
 
 def worst(target: TargetStatus) -> str:
