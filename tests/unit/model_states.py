@@ -289,4 +289,10 @@ def recorded(world: World) -> Json:
     """The model as the API server gives it."""
     body = copy.deepcopy(world.body)
     metadata = {key: value for key, value in body["metadata"].items() if value != {}}
-    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": body["spec"], "status": body["status"]}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": metadata,
+        "spec": body["spec"],
+        "status": body["status"],
+    }

@@ -1,4 +1,4 @@
-"""Argo CD's health and actions for a model, run by Lua 5.1 over a model in every state. UPDATE_GOLDEN=1 records anew."""
+"""Argo CD's health and actions for a model, run by Lua 5.1 on a model in every state. UPDATE_GOLDEN=1 writes anew."""
 
 from __future__ import annotations
 
@@ -52,18 +52,21 @@ HEALTH = {
     "invalid_spec": "Degraded",
     "deleting": "Progressing",
 }
+FAILED = {"suspend", "retry"}
 ENABLED = {
-    **dict.fromkeys(HEALTH, {"suspend"}),
-    **dict.fromkeys(
-        ("export_failed", "parity_failed", "update_failed", "name_conflict", "no_store", "child_rejected"),
-        {"suspend", "retry"},
-    ),
-    "updated": {"suspend", "rollback"},
+    **{name: {"suspend"} for name in HEALTH},
+    "export_failed": FAILED,
+    "parity_failed": FAILED,
+    "update_failed": FAILED,
     # What serves is the artifact before already.
-    "update_rolled_back": {"suspend", "retry"},
+    "update_rolled_back": FAILED,
+    "name_conflict": FAILED,
+    "no_store": FAILED,
+    "child_rejected": FAILED,
+    "invalid_spec": FAILED,
+    "updated": {"suspend", "rollback"},
     "pinned": {"suspend", "undo-rollback"},
     "pinned_to_unknown": {"suspend", "retry", "undo-rollback"},
-    "invalid_spec": {"suspend", "retry"},
     "suspended": {"resume"},
     "serving_suspended": {"resume"},
 }
@@ -92,7 +95,12 @@ def dumped(value: Any) -> str:
 def test_every_state_is_judged() -> None:
     assert HEALTH.keys() == STATES.keys() == ENABLED.keys()
     worlds = [make() for make in STATES.values()]
-    seen = {target.state for world in worlds if "carrierPigeon" not in str(world.body) for target in world.model.status.targets}
+    seen = {
+        target.state
+        for world in worlds
+        if "carrierPigeon" not in str(world.body)
+        for target in world.model.status.targets
+    }
     assert seen == set(get_args(TargetState)) - {"Pending"}
 
 
@@ -109,12 +117,12 @@ def test_health_of_a_state(name: str) -> None:
     assert found["message"]
 
 
-def test_health_tests_are_argo_cds_own(name: str = "health_test.yaml") -> None:
+def test_cases_are_recorded_in_argo_cds_own_form() -> None:
     cases = [
         {"healthStatus": health(recorded(make())), "inputPath": f"testdata/{state}.yaml"}
         for state, make in STATES.items()
     ]
-    stored(SCRIPTS / name, dumped({"tests": cases}))
+    stored(SCRIPTS / "health_test.yaml", dumped({"tests": cases}))
 
 
 @pytest.mark.parametrize("name", [name for name in STATES if name not in {"deleting", "unseen", "invalid_spec"}])
@@ -157,7 +165,9 @@ def test_offered_action_changes_nothing_but_what_it_is_for(name: str) -> None:
         after = act(script(f"actions/{action}/action.lua"), copy.deepcopy(before))
         for body in (before, after):
             body["metadata"].setdefault("annotations", {})
-        touched = {"suspend": ("spec", "suspend"), "resume": ("spec", "suspend")}.get(action, ("metadata", "annotations"))
+        touched = {"suspend": ("spec", "suspend"), "resume": ("spec", "suspend")}.get(
+            action, ("metadata", "annotations")
+        )
         assert after[touched[0]][touched[1]] != before[touched[0]].get(touched[1])
         after[touched[0]].pop(touched[1])
         expected = copy.deepcopy(before)
@@ -213,9 +223,7 @@ def test_suspended_and_resumed_model_is_as_before() -> None:
 def test_config_map_holds_the_same_scripts() -> None:
     actions = {
         "discovery.lua": script("actions/discovery.lua"),
-        "definitions": [
-            {"name": action, "action.lua": script(f"actions/{action}/action.lua")} for action in ACTIONS
-        ],
+        "definitions": [{"name": action, "action.lua": script(f"actions/{action}/action.lua")} for action in ACTIONS],
     }
     key = "torchscript.dev_TorchScriptModel"
     body = {
@@ -228,8 +236,8 @@ def test_config_map_holds_the_same_scripts() -> None:
         },
     }
     head = (
-        "# What Argo CD needs to know about models, as a patch: written by tests/unit/test_argocd.py from the scripts in\n"
-        "# resource_customizations/.\n"
+        "# What Argo CD needs to know about models, as a patch. Written by tests/unit/test_argocd.py from the scripts\n"
+        "# in resource_customizations/.\n"
         "#   kubectl patch configmap argocd-cm --namespace argocd --patch-file examples/gitops/argocd/argocd-cm.yaml\n"
     )
     stored(FOLDER / "argocd-cm.yaml", head + dumped(body))

@@ -1,4 +1,4 @@
-"""examples/gitops/kustomize, built by the real kustomize: names, images, replicas and lists follow what overlays change."""
+"""examples/gitops/kustomize, built by the real kustomize: names, images, replicas and lists follow overlays."""
 
 from __future__ import annotations
 
@@ -194,7 +194,9 @@ def test_overlay_is_a_valid_model_of_a_pinned_commit_image_and_samples(overlay: 
 
 
 def test_production_adds_a_target_and_replicas_to_what_staging_proved() -> None:
-    staging, production = (models(build(FOLDER / "overlays" / name))["minilm"]["spec"] for name in ("staging", "production"))
+    staging, production = (
+        models(build(FOLDER / "overlays" / name))["minilm"]["spec"] for name in ("staging", "production")
+    )
     assert [target["name"] for target in staging["targets"]] == ["cpu"]
     assert [target["name"] for target in production["targets"]] == ["cpu", "inf1"]
     assert production["serving"]["replicas"] == 3
