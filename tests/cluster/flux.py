@@ -6,10 +6,15 @@ import json
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.cluster import binaries, paths, run_node, scratch
 from tests.cluster.kubectl import Kubectl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NAMESPACE = "flux-system"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:default"
@@ -23,25 +28,26 @@ _PROMPT = json.dumps(
 """A controller that is ready is seen to be so at once."""
 
 
-def deploy_flux(kubeconfig: Path, *, seconds: int = 120) -> None:
-    """Builds both, applies their definitions, rights and Deployments, and waits until they are ready."""
+@contextmanager
+def installed_flux(kubeconfig: Path, *, seconds: int = 120) -> Iterator[None]:
+    """Builds both, applies their definitions, rights and Deployments, waits until they are ready; all goes in the end.
+
+    Objects of Flux's kinds are to be deleted before the end: their finalizers need the controllers.
+    """
     binaries.build(["flux"])
     kubectl = Kubectl(kubeconfig)
+    kubectl.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=90s")
     with tempfile.TemporaryDirectory() as folder:
-        rendered = _rendered(
-            kubectl, Path(folder), {name: run_node.import_archive(_archive(name)) for name in CONTROLLERS}
-        )
+        images = {name: run_node.import_archive(_archive(name)) for name in CONTROLLERS}
+        rendered = _rendered(kubectl, Path(folder), images)
     kubectl.run("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=rendered)
-    for name in CONTROLLERS:
-        kubectl.run(
-            *("rollout", "status", f"deployment/{name}", f"--namespace={NAMESPACE}", f"--timeout={seconds}s"),
-            seconds=seconds + 10,
-        )
-
-
-def remove_flux(kubeconfig: Path) -> None:
-    """Ends both controllers; what they synchronised stays, their definitions too."""
-    Kubectl(kubeconfig).run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false")
+    try:
+        for name in CONTROLLERS:
+            arguments = ("rollout", "status", f"deployment/{name}", f"--namespace={NAMESPACE}", f"--timeout={seconds}s")
+            kubectl.run(*arguments, seconds=seconds + 10)
+        yield
+    finally:
+        kubectl.run("delete", "--ignore-not-found", "--wait=false", "--filename=-", stdin=rendered)
 
 
 def _archive(name: str) -> Path:

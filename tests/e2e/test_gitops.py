@@ -112,8 +112,10 @@ class Flow:
 
         def look() -> Json | None:
             body = self.kustomization()
+            ready = condition(body, "Ready")
+            seen = ready.get("observedGeneration") == body["metadata"]["generation"]
             done = body["status"].get("lastHandledReconcileAt") == mark
-            return body if done and condition(body, "Ready").get("status") in {"True", "False"} else None
+            return body if done and seen and ready["status"] in {"True", "False"} else None
 
         found: Json = self.models.until(look, "another look of kustomize-controller")
         return found
@@ -136,19 +138,15 @@ class Flow:
 @pytest.fixture(scope="module")
 def flow(site: sites.Site, s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
     """Flux installed, following a new repository without models."""
-    for kind, namespace in (("namespace", NAMESPACE), ("namespace", flux.NAMESPACE)):
-        site.kubectl.run("delete", kind, namespace, "--ignore-not-found", "--wait=true", "--timeout=90s")
+    site.kubectl.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=90s")
     sites.provide_namespace(site, NAMESPACE, s3)
-    flux.deploy_flux(site.kubeconfig)
-    with served_repository(tmp_path_factory.mktemp("git"), network.NODE_ADDRESS) as repository:
-        repository.commit("Begin", {"production/kustomization.yaml": "resources: []\n"})
-        found = Flow(Models(site, NAMESPACE), repository)
-        yield found
-        # Its finalizer needs the controller that is about to go.
-        site.kubectl.run(
-            "delete", "kustomization,gitrepository", "--all", f"--namespace={flux.NAMESPACE}", "--timeout=60s"
-        )
-    flux.remove_flux(site.kubeconfig)
+    with (
+        flux.installed_flux(site.kubeconfig),
+        served_repository(tmp_path_factory.mktemp("git"), network.NODE_ADDRESS) as repository,
+    ):
+        yield Flow(Models(site, NAMESPACE), repository)
+        everything = ("kustomizations,gitrepositories", "--all", f"--namespace={flux.NAMESPACE}")
+        site.kubectl.run("delete", *everything, "--timeout=60s")
     site.kubectl.run("delete", "namespace", NAMESPACE, "--wait=false")
 
 
@@ -159,6 +157,7 @@ def nothing_written(namespace: str, users: tuple[str, ...]) -> Iterator[None]:
     start = log.stat().st_size
     yield
     with log.open() as lines:
+        assert log.stat().st_size >= start, "the log was begun anew in the meantime"
         lines.seek(start)
         events = [json.loads(line) for line in lines]
     written = [
