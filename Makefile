@@ -92,6 +92,10 @@ bench-operator: venv ## What the operator costs at 100, 1,000 and 10,000 models 
 	@$(PYTHON) -m tests.cluster build kubernetes etcd helm kwok
 	@$(PYTHON) -m tests.bench.operator $(BENCH)
 
+.PHONY: bench-serve
+bench-serve: venv ## Our server against FastAPI, infinity, LitServe, BentoML, TorchServe, KServe (half an hour; BENCH=--quick: some minutes)
+	@$(PYTHON) -m tests.bench.serve $(BENCH)
+
 .PHONY: images
 images: venv ## Build the operator's and the worker's image (about 3 minutes, seconds after a change of code)
 	@$(PYTHON) -m tests.cluster.images build

@@ -1,0 +1,165 @@
+"""What the hardware gives without a server: the bare process, one text at a time, and the limit of any batching.
+
+Every kind is a process of its own, which prints one line of JSON.
+
+- bare: import torch, torch.jit.load, one forward pass; nothing else. Its end is its cold start.
+- forward: one text at a time, tokenised, with all threads: seconds a text.
+- limit: texts a second when 32 texts are outstanding and are batched in the best way that was found, tokenised, without
+  HTTP. Tried: batches of several sizes of the outstanding texts sorted by length, one batch with all threads or one
+  batch on each, as the file is and frozen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import statistics
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+OUTSTANDING = 32
+"""Texts that wait or are computed at one time."""
+BATCHES = (1, 2, 4, 8, 16, 32)
+"""Sizes of batches that are tried."""
+TRIAL_SHARE = 0.1
+"""Part of the seconds in which each way is tried before the best two are measured in full."""
+FINALISTS = 2
+
+
+def bare(file: str) -> dict[str, float]:
+    """Load, compute once."""
+    import torch
+
+    module = torch.jit.load(file).eval()
+    ids = torch.ones((1, 16), dtype=torch.long)
+    with torch.inference_mode():
+        module(ids, ids, torch.zeros_like(ids))
+    return {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def forward(file: str, folder: str, seconds: float) -> dict[str, float]:
+    """Median seconds of one text."""
+    from tests.bench.serve_texts import texts
+
+    compute = computing(file, folder, frozen=False)
+    for text in texts()[:8]:
+        compute([text])
+    taken = []
+    end = time.perf_counter() + seconds
+    for text in itertools.cycle(texts()):
+        began = time.perf_counter()
+        if began > end:
+            break
+        compute([text])
+        taken.append(time.perf_counter() - began)
+    return {"p50_ms": statistics.median(taken) * 1000}
+
+
+def computing(file: str, folder: str, *, frozen: bool) -> Callable[[list[str]], Any]:
+    """A function from texts to vectors, as short as can be."""
+    import torch
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+    tokenizer.no_truncation()
+    tokenizer.enable_padding()
+    module = torch.jit.load(file).eval()
+    if frozen:
+        module = torch.jit.freeze(module)
+
+    def compute(texts: list[str]) -> Any:
+        encodings = tokenizer.encode_batch_fast(texts) if len(texts) > 1 else [tokenizer.encode(texts[0])]
+        tensors = [
+            torch.tensor([getattr(one, name) for one in encodings]) for name in ("ids", "attention_mask", "type_ids")
+        ]
+        with torch.inference_mode():
+            return module(*tensors)[1].float().numpy()
+
+    return compute
+
+
+def batches(texts: Sequence[str], outstanding: int, size: int) -> Iterator[list[str]]:
+    """Endless batches: the next texts sorted by length, cut into batches, the longest first."""
+    source = itertools.cycle(texts)
+    while True:
+        taken = sorted(itertools.islice(source, outstanding), key=len, reverse=True)
+        for start in range(0, outstanding, size):
+            yield taken[start : start + size]
+
+
+def rate(compute: Callable[[list[str]], Any], texts: Sequence[str], size: int, workers: int, seconds: float) -> float:
+    """Texts a second. workers: batches at one time, with their share of the threads each."""
+    import torch
+
+    # What is computed elsewhere at the time is outstanding too.
+    source = batches(texts, OUTSTANDING - size * (workers - 1), size)
+    lock, counts = threading.Lock(), [0] * workers
+    threads = torch.get_num_threads()
+    began = time.perf_counter()
+
+    def work(number: int) -> None:
+        torch.set_num_threads(max(1, threads // workers))
+        while time.perf_counter() - began < seconds:
+            with lock:
+                batch = next(source)
+            compute(batch)
+            counts[number] += len(batch)
+
+    others = [threading.Thread(target=work, args=(number,)) for number in range(1, workers)]
+    for other in others:
+        other.start()
+    work(0)
+    for other in others:
+        other.join()
+    torch.set_num_threads(threads)
+    return sum(counts) / (time.perf_counter() - began)
+
+
+def limit(file: str, folder: str, seconds: float) -> dict[str, Any]:
+    """The best rate, and every one that was tried."""
+    import torch
+
+    from tests.bench.serve_texts import texts
+
+    given = texts()
+    ways: dict[str, Callable[[float], float]] = {}
+    for frozen in (False, True):
+        compute = computing(file, folder, frozen=frozen)
+        for source in itertools.islice(batches(given, OUTSTANDING, 8), 12):
+            compute(source)
+        for workers, size in itertools.product(sorted({1, torch.get_num_threads()}), BATCHES):
+            if size * workers <= OUTSTANDING:
+                name = f"{'frozen' if frozen else 'as it is'}, {workers} at one time, batches of {size}"
+                ways[name] = lambda span, one=compute, size=size, workers=workers: rate(one, given, size, workers, span)
+    tried = {name: way(seconds * TRIAL_SHARE) for name, way in ways.items()}
+    best = sorted(tried, key=lambda name: tried[name], reverse=True)[:FINALISTS]
+    measured = {name: ways[name](seconds) for name in best}
+    way = max(measured, key=lambda name: measured[name])
+    return {"throughput": measured[way], "way": way, "tried": {name: round(tried[name], 1) for name in tried}}
+
+
+def main() -> int:
+    """One kind."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=["bare", "forward", "limit"])
+    parser.add_argument("file")
+    parser.add_argument("--folder", default="")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    given = parser.parse_args()
+    if given.kind == "bare":
+        found: Any = bare(given.file)
+    else:
+        found = (forward if given.kind == "forward" else limit)(given.file, given.folder, given.seconds)
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
