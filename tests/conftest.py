@@ -1,0 +1,17 @@
+"""Which tests may run beside each other: `make test` gives every core a worker."""
+
+from pathlib import Path
+
+import pytest
+
+TOGETHER = ("e2e", "integration")
+"""Folders whose tests share one cluster or one API server, the longest first; elsewhere every file is for itself."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests for pytest-xdist (--dist loadgroup --no-loadscope-reorder), and begin with what takes longest."""
+    folders = {item: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
+    items.sort(key=lambda item: TOGETHER.index(folders[item]) if folders[item] in TOGETHER else len(TOGETHER))
+    for item in items:
+        group = folders[item] if folders[item] in TOGETHER else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
