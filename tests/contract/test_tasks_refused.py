@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.contract import tiny
-from tests.contract.tasking import export
+from tests.contract.tasking import export, padded, serve
 from torchscript_operator.artifact.failures import FailureReason
 
 
@@ -115,3 +116,95 @@ def test_custom_code_is_never_run(tmp_path: Path) -> None:
     assert outcome.failure.reason is FailureReason.SOURCE_INVALID
     assert "custom code is off" in outcome.failure.message
     assert not marker.exists()
+
+
+OWN_CODE = """
+from pathlib import Path
+
+from transformers import BertConfig, BertForMaskedLM
+
+Path({marker!r}).touch()
+
+
+class Config(BertConfig):
+    model_type = "own"
+
+
+class Model(BertForMaskedLM):
+    config_class = Config
+
+    def forward(self, input_ids, attention_mask, token_type_ids, return_dict=True, **options):
+        answer = super().forward(input_ids, attention_mask, token_type_ids, return_dict=True)
+        answer["logits"] = answer["logits"] * 2
+        return answer if return_dict else (answer["logits"],)
+"""
+
+
+def own_model(folder: Path, marker: Path, module: str = "modeling_own") -> Path:
+    """A BERT whose own code doubles its scores."""
+    tiny.write_head(folder, "fill-mask", "Bert")
+    (folder / "modeling_own.py").write_text(OWN_CODE.format(marker=str(marker)))
+    names = {"AutoConfig": f"{module}.Config", "AutoModelForMaskedLM": f"{module}.Model"}
+    edit_config(folder, model_type="own", auto_map=names, architectures=["Model"])
+    return folder
+
+
+def test_custom_code_runs_where_it_is_trusted_and_is_what_is_exported(tmp_path: Path) -> None:
+    folder, marker = own_model(tmp_path / "model", tmp_path / "ran"), tmp_path / "ran"
+
+    served = serve(folder, tmp_path, "fill-mask", trust=["RemoteCode"])
+
+    import torch
+    from transformers import BertForMaskedLM
+
+    assert marker.exists()
+    assert served.manifest.architecture == "Model"
+    arrays = padded(tiny.vocabulary_size(folder), 9)
+    edit_config(folder, model_type="bert")
+    plain = BertForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
+    with torch.no_grad():
+        expected = plain(**{name: torch.from_numpy(array) for name, array in arrays.items()}).logits.numpy() * 2
+    assert np.abs(served.infer(arrays)["logits"] - expected).max() < 1e-4
+
+
+def test_custom_code_is_part_of_the_key(tmp_path: Path) -> None:
+    folder = own_model(tmp_path / "model", tmp_path / "ran")
+    before = export(folder, tmp_path, "fill-mask", trust=["RemoteCode"])
+    (folder / "modeling_own.py").write_text((folder / "modeling_own.py").read_text().replace("* 2", "* 3"))
+
+    after = export(folder, tmp_path, "fill-mask", trust=["RemoteCode"])
+
+    assert before.succeeded
+    assert after.succeeded
+    assert before.key != after.key
+
+
+def test_trusted_code_of_another_repository_is_refused(tmp_path: Path) -> None:
+    folder = own_model(tmp_path / "model", tmp_path / "ran", "other/repository--modeling_own")
+
+    outcome = export(folder, tmp_path, "fill-mask", trust=["RemoteCode"])
+
+    assert outcome.failure is not None
+    assert outcome.failure.reason is FailureReason.SOURCE_INVALID
+    assert "in another repository" in outcome.failure.message
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickle_weights_are_read_where_they_are_trusted_and_safetensors_are_missing(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tiny.write_head(tmp_path / "model", "fill-mask", "Bert")
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    both = export(folder, tmp_path, "fill-mask", trust=["PickleWeights"])
+    (folder / "model.safetensors").unlink()
+
+    refused = export(folder, tmp_path, "fill-mask")
+    read = export(folder, tmp_path, "fill-mask", trust=["PickleWeights"])
+
+    assert refused.failure is not None
+    assert "only pickle weights" in refused.failure.message
+    assert both.succeeded
+    assert read.succeeded, read.failure
+    assert read.key != both.key

@@ -45,6 +45,7 @@ def schemas(schema: Any) -> Any:
         ("artifactStore.uri=https://bucket", "/artifactStore/uri", "does not match pattern"),
         ("artifactStore.endpoint=host:9000", "/artifactStore/endpoint", "does not match pattern"),
         ("resources.limits.memory=1GB", "/resources/limits/memory", "does not match pattern"),
+        ("trust={RemoteCode,Everything}", "/trust/1", "value must be one of 'RemoteCode', 'PickleWeights'"),
         ("watchNamespaces={a,a}", "/watchNamespaces", "items at 0 and 1 are equal"),
     ],
 )

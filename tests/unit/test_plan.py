@@ -1,11 +1,14 @@
 """A model's children as a whole: several targets, suspension, strangers, healing."""
 
+from typing import Any
+
 import pytest
 
 from tests.unit import workers
 from tests.unit.world import SETTINGS, World, spec, targets
 from torchscript_operator.api import conditions
 from torchscript_operator.artifact.failures import FailureReason
+from torchscript_operator.artifact.request import EXPORT_VARIABLE, ExportRequest
 from torchscript_operator.controller.model import MODEL_LABEL
 
 
@@ -143,6 +146,36 @@ def test_model_without_any_store_says_so() -> None:
     world.settle()
     assert world.condition(conditions.READY).reason == conditions.NO_ARTIFACT_STORE
     assert world.created == []
+
+
+TRUST = {"huggingFace": {"repository": "owner/name"}, "trust": ["RemoteCode"]}
+
+
+def test_source_that_asks_for_more_trust_than_the_settings_give_is_not_exported() -> None:
+    world = World(spec(source=TRUST))
+    world.settle()
+    assert world.condition(conditions.READY).reason == conditions.NOT_TRUSTED
+    assert "RemoteCode" in world.condition(conditions.READY).message
+    assert world.created == []
+
+
+@pytest.mark.parametrize(
+    ("source", "allowed", "trusted"),
+    [
+        (TRUST, ("RemoteCode", "PickleWeights"), ("RemoteCode",)),
+        ({"huggingFace": {"repository": "owner/name"}}, ("RemoteCode", "PickleWeights"), ()),
+    ],
+    ids=["both", "settings alone"],
+)
+def test_what_is_trusted_is_what_both_model_and_settings_name(
+    source: Any, allowed: tuple[str, ...], trusted: tuple[str, ...]
+) -> None:
+    world = World(spec(source=source), settings=SETTINGS.model_copy(update={"trust": allowed}))
+    world.settle()
+    (job,) = world.jobs.values()
+    variables = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    value = next(variable["value"] for variable in variables if variable["name"] == EXPORT_VARIABLE)
+    assert ExportRequest.model_validate_json(value).trust == trusted
 
 
 def test_job_of_another_owner_is_waited_for() -> None:

@@ -313,7 +313,7 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch, reasons: Any = ARTIFACT_R
     [
         (403, "AccessDenied", FailureReason.STORE_ACCESS_DENIED, FailureReason.SOURCE_ACCESS_DENIED),
         (403, "InvalidAccessKeyId", FailureReason.STORE_ACCESS_DENIED, FailureReason.SOURCE_ACCESS_DENIED),
-        (404, "InvalidAccessKeyId", FailureReason.STORE_ACCESS_DENIED, FailureReason.SOURCE_ACCESS_DENIED),
+        (404, "XAdminUserNotFound", FailureReason.STORE_ACCESS_DENIED, FailureReason.SOURCE_ACCESS_DENIED),
         (400, "ExpiredToken", FailureReason.STORE_ACCESS_DENIED, FailureReason.SOURCE_ACCESS_DENIED),
         (404, "NoSuchBucket", FailureReason.STORE_NOT_FOUND, FailureReason.SOURCE_NOT_FOUND),
         (404, "NoSuchKey", FailureReason.ARTIFACT_NOT_FOUND, FailureReason.SOURCE_NOT_FOUND),

@@ -22,6 +22,9 @@ account and a class whose values are empty are left out: there, absent and empty
 {{- if $store }}
 {{- $_ := set $settings "artifactStore" $store }}
 {{- end }}
+{{- with .Values.trust }}
+{{- $_ := set $settings "trust" . }}
+{{- end }}
 {{- $account := include "torchscript-operator.workerServiceAccountName" . }}
 {{- if $account }}
 {{- $namespaces := (include "torchscript-operator.workerNamespaces" . | fromYaml).items }}

@@ -92,6 +92,10 @@ class FolderSource(Document):
 Source = Annotated[HuggingFaceSource | S3Source | FolderSource, Field(discriminator="kind")]
 
 
+Trust = Literal["RemoteCode", "PickleWeights"]
+"""What of a source can run code in the export's process: Python files beside the model, and weights in pickles."""
+
+
 class Shape(Document):
     """A bucket of input sizes: compile, parity, padding and warm-up follow it."""
 
@@ -171,6 +175,8 @@ class ExportRequest(Document):
     target: str
     """The target's name, for logs only."""
     source: Source
+    trust: tuple[Trust, ...] = ()
+    """What is read of the source although it can run code; the operator's settings have allowed it."""
     task: str
     shapes: tuple[Shape, ...] = Field(min_length=1)
     samples: Samples = Samples()

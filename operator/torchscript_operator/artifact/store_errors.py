@@ -36,7 +36,15 @@ SOURCE_REASONS = StoreReasons(
     FailureReason.SOURCE_UNREACHABLE,
 )
 
-_DENIED_CODES = {"AccessDenied", "AllAccessDisabled", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_DENIED_CODES = {
+    "AccessDenied",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    # versitygw, of an access key that it does not know.
+    "XAdminUserNotFound",
+}
 _MISSING_CODES = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
 _BUSY_CODES = {"RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "Throttling", "TooManyRequests"}
 _ELSEWHERE_CODES = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
@@ -93,7 +101,7 @@ def _of_response(response: Any, reasons: StoreReasons) -> tuple[FailureReason, s
         return reasons.container_missing, "the bucket does not exist"
     if code in _ELSEWHERE_CODES or status == 301:  # noqa: PLR2004
         return reasons.container_missing, f"the bucket is in another region ({code})"
-    # Before the status: some servers answer 404 for an access key that they do not know.
+    # Before the status: versitygw answers 404 for an access key that it does not know.
     if code in _DENIED_CODES or status in {401, 403}:
         return reasons.access_denied, found
     if code in _MISSING_CODES or status == 404:  # noqa: PLR2004

@@ -1,7 +1,9 @@
 """What is asked of the worker: the controller's own request, with this machine in place of the cluster."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from torchscript_operator.api.v1alpha1.spec import Artifact, ArtifactVolume, Target
 from torchscript_operator.artifact.outcome import ArtifactReference
@@ -12,6 +14,7 @@ from torchscript_operator.artifact.request import (
     Samples,
     ServeRequest,
     StoreLocation,
+    Trust,
 )
 from torchscript_operator.cli.errors import CliError
 from torchscript_operator.controller import jobs
@@ -22,6 +25,8 @@ SETTINGS = Settings(
     worker_image="", artifact_store=Artifact(persistent_volume_claim=ArtifactVolume(claim_name="this-machine"))
 )
 """The operator's settings without a cluster: no image, and a store that every request replaces."""
+TRUST_VARIABLE = "TSM_TRUST"
+"""Environment variable with what models may trust, as the operator's setting in a cluster; names with commas."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,13 @@ def export_request(model: Model, target: Target, overrides: Overrides) -> Export
         name = spec.inputs.samples.config_map.name
         message = f"spec.inputs.samples is the ConfigMap {name!r}, which only a cluster has."
         raise CliError(message, advice="Give the texts, one a line, with --samples FILE.")
-    wanted = jobs.export_request(model, target, SETTINGS)
+    allowed = tuple(name for name in get_args(Trust) if name in os.environ.get(TRUST_VARIABLE, "").split(","))
+    try:
+        wanted = jobs.export_request(model, target, SETTINGS.model_copy(update={"trust": allowed}))
+    except jobs.NotTrustedError as error:
+        message = f"spec.source.trust asks for {error}, which can run code of the model's author on this machine."
+        advice = f"If you trust that author: {TRUST_VARIABLE}={str(error).replace(' ', '')} tsm …"
+        raise CliError(message, advice=advice) from error
     # The image is part of the key, and it is not what computes here; nor is there another node to leave the proof to.
     changes: dict[str, object] = {"store": overrides.store, "worker_image": "", "proof": None}
     if overrides.source is not None:

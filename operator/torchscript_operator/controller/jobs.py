@@ -22,6 +22,19 @@ class NoArtifactStoreError(Exception):
     """Neither the model nor the operator's settings name a store."""
 
 
+class NotTrustedError(Exception):
+    """A model asks for more trust than the operator's settings allow; the text names what."""
+
+
+def trust_of(model: Model, settings: Settings) -> tuple[request.Trust, ...]:
+    """What both the model and the settings trust. Raises NotTrustedError when the model asks for more."""
+    asked = tuple(sorted(set(model.spec.source.trust)))
+    refused = [name for name in asked if name not in settings.trust]
+    if refused:
+        raise NotTrustedError(", ".join(refused))
+    return asked
+
+
 def worker_image(target: Target, settings: Settings) -> str:
     """The image that exports a target: the model's, the compiler's or the general one."""
     return target.job.image or settings.defaults(target.compiler).image or settings.worker_image
@@ -79,12 +92,13 @@ def samples_of(model: Model) -> request.Samples:
 
 
 def export_request(model: Model, target: Target, settings: Settings) -> request.ExportRequest:
-    """Everything a target's export depends on. Raises NoArtifactStoreError."""
+    """Everything a target's export depends on. Raises NoArtifactStoreError and NotTrustedError."""
     spec = model.spec
     return request.ExportRequest(
         model=f"{model.namespace}/{model.name}",
         target=target.name,
         source=source_of(model),
+        trust=trust_of(model, settings),
         task=spec.task,
         shapes=tuple(request.Shape(batch=shape.batch, sequence=shape.sequence) for shape in spec.inputs.shapes),
         samples=samples_of(model),

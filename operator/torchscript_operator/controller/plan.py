@@ -97,6 +97,12 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
     except jobs.NoArtifactStoreError:
         message = "Neither spec.artifact nor the operator's artifactStore setting names a store. Set one of them."
         return stalled(model, conditions.NO_ARTIFACT_STORE, message, now)
+    except jobs.NotTrustedError as error:
+        message = (
+            f"spec.source.trust asks for {error}, which the operator's setting trust does not allow: it can run code "
+            "of the model's author. Remove it, take a model without, or have whoever runs the operator allow it."
+        )
+        return stalled(model, conditions.NOT_TRUSTED, message, now)
     if len(exports) > 1:
         exports = [replace(export, message=f"{export.status.name}: {export.message}") for export in exports]
     exports = [replace(export, status=history.carry(model, export.status, observed, now)) for export in exports]

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from torchscript_operator.api.v1alpha1.spec import Artifact, Compiler, Resources, Toleration
+from torchscript_operator.api.v1alpha1.spec import Artifact, Compiler, Resources, Toleration, Trust
 
 PATH_VARIABLE = "TSM_SETTINGS"
 """Environment variable with the file's path."""
@@ -138,6 +138,8 @@ class Settings(Section):
     artifact_store: Artifact | None = None
     """Where artifacts go when a model does not say."""
     worker_service_account: WorkerServiceAccount = WorkerServiceAccount()
+    trust: tuple[Trust, ...] = ()
+    """What models may ask for in spec.source.trust; nothing by default."""
     watch_namespaces: tuple[str, ...] = ()
     """Namespaces to watch; all when empty."""
     compilers: dict[Compiler, CompilerDefaults] = {}

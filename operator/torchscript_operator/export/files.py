@@ -3,11 +3,12 @@
 import fnmatch
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.request import Trust
 
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
 """The names under which Transformers looks for safetensors; variants and adapters are not read."""
@@ -29,19 +30,29 @@ READ = (
     "[0-9]*_*/config.json",
 )
 """All that an export reads, and so all that the source's digest covers. No pickle: loading one can run code."""
+CODE = ("*.py",)
+"""Read where the source's code is trusted."""
+PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+"""Read where pickles are trusted and there are no safetensors."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 """Weights in formats that are not read, named so that the message can say what was found instead."""
 MAXIMUM_HEADER_BYTES = 100 * 1024 * 1024
 """The limit that safetensors itself sets for a header."""
 
 
-def read_names(names: Iterable[str]) -> list[str]:
-    """The names that are read, sorted. WorkerError SOURCE_INVALID when they are no model."""
+def read_names(names: Iterable[str], trust: Collection[Trust] = ()) -> list[str]:
+    """The names that are read, sorted. WorkerError SOURCE_INVALID when they are no model.
+
+    Code and pickles are read where they are trusted, pickles only where there are no safetensors.
+    """
     everything = sorted(names)
-    chosen = [name for name in everything if matches(name, READ)]
+    trusted: tuple[str, ...] = CODE if "RemoteCode" in trust else ()
+    if "PickleWeights" in trust and not any(matches(name, WEIGHTS) for name in everything):
+        trusted += PICKLED_WEIGHTS
+    chosen = [name for name in everything if matches(name, (*READ, *trusted))]
     if "config.json" not in chosen:
         raise _no_model(everything, lacks="no config.json, so it is not a Transformers model")
-    if not any(matches(name, WEIGHTS) for name in chosen):
+    if not any(matches(name, (*WEIGHTS, *PICKLED_WEIGHTS)) for name in chosen):
         pickles = [name for name in everything if matches(name, PICKLES)]
         if pickles:
             found = (

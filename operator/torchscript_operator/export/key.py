@@ -51,6 +51,9 @@ def of_export(request: ExportRequest, files_digest: str, samples_digest: str, kn
         # What is fastest, and what can be had at all, is the processor's to say, and its share that a Job may use.
         value["processor"] = list(processor_features())
         value["threads"] = available_threads()
+    if request.trust:
+        # What is read beside, and so run.
+        value["trust"] = sorted(request.trust)
     if request.proof is not None:
         # A compiler that has no device may compile otherwise.
         value["proof"] = request.proof

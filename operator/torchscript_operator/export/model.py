@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
+from torchscript_operator.artifact.request import Trust
 from torchscript_operator.export.memory import is_out_of_memory
 from torchscript_operator.export.tasks import Arrays, Task, forward_options, of_architecture
 
@@ -33,8 +34,10 @@ class LoadedModel:
     vocabulary_size: int
 
 
-def load(folder: Path, config: Mapping[str, Any], task: Task, attention: str | None) -> LoadedModel:
-    """Load the model for a task.
+def load(
+    folder: Path, config: Mapping[str, Any], task: Task, attention: str | None, trust: Collection[Trust] = ()
+) -> LoadedModel:
+    """Load the model for a task, by Transformers' class or, where that is trusted, by the source's own.
 
     WorkerError SOURCE_INVALID for what Transformers cannot load, TASK_MISMATCH when weights of the task's head are
     missing, since Transformers would fill them with random numbers.
@@ -43,9 +46,13 @@ def load(folder: Path, config: Mapping[str, Any], task: Task, attention: str | N
     import transformers  # noqa: PLC0415
 
     _quieten()
-    loaded_config = _load_config(folder, config)
+    remote = "RemoteCode" in trust and "auto_map" in config
+    if remote:
+        _check_own_code(config)
+    loaded_config = _load_config(folder, config, remote=remote)
     auto_class = getattr(transformers, task.auto_class)
-    model_class = _model_class(auto_class, loaded_config, task)
+    own = config["auto_map"].get(task.auto_class) if remote else None
+    model_class = _model_class(auto_class, loaded_config, task) if own is None else _own_class(folder, own)
     _check_declared(loaded_config, task, model_class)
     options: dict[str, Any] = dict(task.load_options(model_class))
     if attention is not None:
@@ -58,7 +65,9 @@ def load(folder: Path, config: Mapping[str, Any], task: Task, attention: str | N
                 config=loaded_config,
                 local_files_only=True,
                 output_loading_info=True,
-                **loading_options(transformers.__version__, torch.float32),
+                **loading_options(
+                    transformers.__version__, torch.float32, safetensors=any(folder.glob("*.safetensors"))
+                ),
                 **options,
             )
     except Exception as error:
@@ -68,6 +77,8 @@ def load(folder: Path, config: Mapping[str, Any], task: Task, attention: str | N
         message = f"Transformers cannot load the model ({type(error).__name__}: {first_line(error)})."
         raise WorkerError(FailureReason.SOURCE_INVALID, message) from error
     _check_complete(report, task, type(module).__name__)
+    if remote:
+        _rename_own_classes(module)
     module.eval()
     module.requires_grad_(requires_grad=False)
     return LoadedModel(module, type(module).__name__, _vocabulary_size(module))
@@ -94,15 +105,45 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")[:300].rstrip(".")
 
 
-def _load_config(folder: Path, config: Mapping[str, Any]) -> Any:
+def _check_own_code(config: Mapping[str, Any]) -> None:
+    """WorkerError SOURCE_INVALID for code of another repository: the source's digest would not cover it."""
+    elsewhere = sorted(str(name) for name in config["auto_map"].values() if "--" in str(name))
+    if elsewhere:
+        message = f"The model's code lies in another repository ({elsewhere[0]}): copy it to the source."
+        raise WorkerError(FailureReason.SOURCE_INVALID, message)
+
+
+def _own_class(folder: Path, reference: str) -> Any:
+    """A class of the source's own code, such as modeling.Model. WorkerError SOURCE_INVALID for code that fails."""
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module  # noqa: PLC0415
+
+    try:
+        return get_class_from_dynamic_module(reference, str(folder), local_files_only=True)
+    except Exception as error:
+        # It is somebody else's code, so that anything can come out of it.
+        message = f"The source's own code has no {reference} ({type(error).__name__}: {first_line(error)})."
+        raise WorkerError(FailureReason.SOURCE_INVALID, message) from error
+
+
+def _rename_own_classes(module: "nn.Module") -> None:
+    """Give classes of the source's own code a module's name that TorchScript can write and read.
+
+    Transformers names it by a hash, which may begin with a digit.
+    """
+    for found in {type(part) for part in module.modules()}:
+        if found.__module__.startswith("transformers_modules."):
+            found.__module__ = f"transformers_modules.{found.__module__.rpartition('.')[2]}"
+
+
+def _load_config(folder: Path, config: Mapping[str, Any], *, remote: bool = False) -> Any:
     import transformers  # noqa: PLC0415
 
     kind = config["model_type"]
     try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote)
     except Exception as error:
-        if "auto_map" in config:
-            found = f"Models of type {kind!r} bring code of their own, and custom code is off."
+        if "auto_map" in config and not remote:
+            found = f"Models of type {kind!r} bring code of their own, and custom code is off (spec.source.trust)."
         elif kind not in transformers.CONFIG_MAPPING:
             found = f"Model type {kind!r} is unknown to Transformers {transformers.__version__}."
         else:
@@ -153,12 +194,15 @@ def _vocabulary_size(module: Any) -> int:
         raise WorkerError(FailureReason.SOURCE_INVALID, message) from error
 
 
-def loading_options(version: str, dtype: Any) -> dict[str, Any]:
-    """Keywords of from_pretrained that ask for a dtype and for safetensors, in the words of a Transformers version."""
+def loading_options(version: str, dtype: Any, *, safetensors: bool = True) -> dict[str, Any]:
+    """Keywords of from_pretrained that ask for a dtype and a kind of weights, in the words of a Transformers version.
+
+    Pickles are read only where they are trusted, and by newer versions with torch's reader of weights alone.
+    """
     major, minor = (int(part) for part in version.split(".")[:2])
     options = {"dtype" if (major, minor) >= (4, 56) else "torch_dtype": dtype}
     # Older ones hand an unknown keyword to the model; they take safetensors first, and a source without is refused.
-    return options | ({"use_safetensors": True} if (major, minor) >= (4, 28) else {})
+    return options | ({"use_safetensors": safetensors} if (major, minor) >= (4, 28) else {})
 
 
 def _quieten() -> None:

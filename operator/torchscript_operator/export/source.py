@@ -1,7 +1,7 @@
 """Where a model comes from: its files on this machine, and an identity that does not depend on where they lay."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -34,14 +34,16 @@ class ResolvedSource:
     identity: SourceIdentity
 
 
-def resolve(source: request.Source, scratch: Path, environment: Mapping[str, str]) -> ResolvedSource:
+def resolve(
+    source: request.Source, scratch: Path, environment: Mapping[str, str], trust: Collection[request.Trust] = ()
+) -> ResolvedSource:
     """Bring the source's files to this machine and digest them. WorkerError with a SOURCE_ class.
 
     Downloads go below `scratch`; a folder source is read where it is.
     """
     if isinstance(source, request.FolderSource):
         store = FolderStore(Path(source.path), SOURCE_REASONS)
-        names = _listed(store, source.path)
+        names = _listed(store, source.path, trust)
         with mapped("read", source.path, SOURCE_REASONS):
             digests = {name: digest.of_file(Path(source.path) / name) for name in names}
         return _resolved(Path(source.path), source.path, None, digests)
@@ -52,22 +54,24 @@ def resolve(source: request.Source, scratch: Path, environment: Mapping[str, str
         location = request.StoreLocation(uri=source.uri, endpoint=source.endpoint, region=source.region)
         credentials = Credentials.from_environment(request.SOURCE_CREDENTIALS_PREFIX, environment)
         store_s3 = open_store(location, credentials, SOURCE_REASONS)
-        digests = {name: store_s3.download(name, folder / name) for name in _listed(store_s3, store_s3.uri)}
+        digests = {name: store_s3.download(name, folder / name) for name in _listed(store_s3, store_s3.uri, trust)}
         return _resolved(folder, store_s3.uri, None, digests)
     endpoint = source.endpoint or environment.get(request.HUB_ENDPOINT_VARIABLE) or None
     hub = source.model_copy(update={"endpoint": endpoint})
-    commit = _download_from_hub(hub, folder, environment.get(request.HUB_TOKEN_VARIABLE))
-    names = files.read_names(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    commit = _download_from_hub(hub, folder, environment.get(request.HUB_TOKEN_VARIABLE), trust)
+    names = files.read_names(
+        (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), trust
+    )
     digests = {name: digest.of_file(folder / name) for name in names}
     return _resolved(folder, f"hf://{source.repository}@{commit}", commit, digests)
 
 
-def _listed(store: Store, where: str) -> list[str]:
+def _listed(store: Store, where: str, trust: Collection[request.Trust]) -> list[str]:
     found = store.list_files()
     if not found:
         message = f"There is no file below {where}."
         raise WorkerError(FailureReason.SOURCE_NOT_FOUND, message)
-    return files.read_names(found)
+    return files.read_names(found, trust)
 
 
 def _resolved(folder: Path, location: str, revision: str | None, digests: dict[str, str]) -> ResolvedSource:
@@ -77,7 +81,9 @@ def _resolved(folder: Path, location: str, revision: str | None, digests: dict[s
     return ResolvedSource(folder, identity)
 
 
-def _download_from_hub(source: request.HuggingFaceSource, folder: Path, token: str | None) -> str:
+def _download_from_hub(
+    source: request.HuggingFaceSource, folder: Path, token: str | None, trust: Collection[request.Trust]
+) -> str:
     """Download what is read of a repository and return the commit that its revision stood for."""
     # Imported late: it takes longer than reading a small folder.
     from huggingface_hub import HfApi  # noqa: PLC0415
@@ -91,7 +97,7 @@ def _download_from_hub(source: request.HuggingFaceSource, folder: Path, token: s
     try:
         found = api.model_info(source.repository, revision=source.revision, timeout=HUB_TIMEOUT_SECONDS)
         commit = str(found.sha)
-        names = files.read_names(sibling.rfilename for sibling in found.siblings or ())
+        names = files.read_names((sibling.rfilename for sibling in found.siblings or ()), trust)
         # File by file, since mirrors have this call, but not always the one that lists a commit's tree.
         for name in names:
             api.hf_hub_download(

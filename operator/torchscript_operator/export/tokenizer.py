@@ -34,12 +34,12 @@ class LoadedTokenizer:
     pieces that texts are written with."""
 
 
-def load(folder: Path, check_texts: Iterable[str]) -> LoadedTokenizer:
+def load(folder: Path, check_texts: Iterable[str], *, remote_code: bool = False) -> LoadedTokenizer:
     """Load a model folder's tokenizer, converting a slow one. WorkerError SOURCE_INVALID when that is not possible.
 
     The fast tokenizer has to give the ids of Transformers' tokenizer for every text of `check_texts`.
     """
-    own = _own(folder)
+    own = _own(folder, remote_code=remote_code)
     texts = list(check_texts)
     if type(own).__name__ == "MarianTokenizer":
         backend: Any = marian.convert(own)
@@ -64,15 +64,17 @@ def load(folder: Path, check_texts: Iterable[str]) -> LoadedTokenizer:
     )
 
 
-def _own(folder: Path) -> Any:
-    """Transformers' tokenizer of a folder."""
+def _own(folder: Path, *, remote_code: bool) -> Any:
+    """Transformers' tokenizer of a folder, or with `remote_code` its own."""
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     try:
         with warnings.catch_warnings():
             # MarianMT's recommends a package that its own tokens do not need.
             warnings.simplefilter("ignore")
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+            return AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=remote_code, use_fast=True
+            )
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError, RuntimeError) as error:
         message = f"The source's tokenizer cannot be loaded: {_first_line(error)}"
         raise WorkerError(FailureReason.SOURCE_INVALID, message) from error

@@ -29,6 +29,7 @@ Task = Literal[
 ]
 Compiler = Literal["torchscript", "neuron", "neuronx"]
 Precision = Literal["float32", "bfloat16", "int8", "auto"]
+Trust = Literal["RemoteCode", "PickleWeights"]
 
 
 class SecretReference(ApiModel):
@@ -99,6 +100,9 @@ class Source(ApiModel):
     hugging_face: HuggingFaceSource | None = None
     s3: S3Source | None = None
     persistent_volume_claim: VolumeSource | None = None
+    trust: Annotated[tuple[Trust, ...], Field(max_length=2)] = ()
+    """What may run code of the source's author in the export Job: RemoteCode (Python files beside the model) and
+    PickleWeights (where there are no safetensors). The operator's settings have to allow the same."""
 
 
 class Shape(ApiModel):
