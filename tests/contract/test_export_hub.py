@@ -49,6 +49,51 @@ def test_commit_behind_the_revision_is_recorded(server: hub.Hub, tmp_path: Path)
     assert found.identity.location == f"hf://{hub.REPOSITORY}@{hub.COMMIT}"
 
 
+def downloads(server: hub.Hub) -> list[str]:
+    """Names of the files whose content was asked for."""
+    return sorted(
+        line.rpartition("/")[2] for line in server.requests if line.startswith("GET ") and "/resolve/" in line
+    )
+
+
+def test_commit_that_is_in_the_cache_is_not_downloaded_again(server: hub.Hub, tmp_path: Path) -> None:
+    environment = {"TSM_SOURCE_CACHE": str(tmp_path / "cache")}
+    first = read(server, tmp_path, environment)
+    assert "model.safetensors" in downloads(server)
+    server.requests.clear()
+
+    again = read(server, tmp_path, environment)
+
+    assert downloads(server) == []
+    assert again == first
+    assert again.identity == read(server, tmp_path).identity
+
+
+def test_branch_that_moved_on_is_downloaded_beside_the_cached_commit(server: hub.Hub, tmp_path: Path) -> None:
+    environment = {"TSM_SOURCE_CACHE": str(tmp_path / "cache")}
+    first = read(server, tmp_path, environment)
+    moved = "f" * 40
+    server.revisions |= {"main": moved, moved: moved}
+    (server.folder / "tokenizer_config.json").write_text("{}")
+
+    found = read(server, tmp_path, environment)
+
+    assert found.identity.revision == moved
+    assert found.identity.files_digest != first.identity.files_digest
+    assert read(server, tmp_path, environment, revision=hub.COMMIT) == first
+
+
+def test_cached_file_that_was_changed_is_another_source(server: hub.Hub, tmp_path: Path) -> None:
+    environment = {"TSM_SOURCE_CACHE": str(tmp_path / "cache")}
+    first = read(server, tmp_path, environment)
+    (first.folder / "tokenizer_config.json").write_text("{}")
+
+    again = read(server, tmp_path, environment)
+
+    altered = (again.folder / "tokenizer_config.json").read_text() == "{}"
+    assert (again.identity.files_digest != first.identity.files_digest) is altered
+
+
 def test_only_files_that_are_read_are_downloaded(server: hub.Hub, tmp_path: Path) -> None:
     found = read(server, tmp_path)
 

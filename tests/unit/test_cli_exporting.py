@@ -90,6 +90,18 @@ def test_nothing_but_the_log_is_left_in_the_cache(worker: Path, tmp_path: Path) 
     assert [path.name for path in (tmp_path / "cache" / "torchscript-operator").iterdir()] == ["logs"]
 
 
+def test_what_was_downloaded_stays_in_the_cache(worker: Path, tmp_path: Path) -> None:
+    worker.write_text(
+        "import os, pathlib\n"
+        "cache = pathlib.Path(os.environ['TSM_SOURCE_CACHE'])\n"
+        "cache.mkdir(exist_ok=True)\n"
+        "(cache / 'model').write_text('big')\n"
+    )
+    with pytest.raises(CliError):
+        run()
+    assert (tmp_path / "cache" / "torchscript-operator" / "sources" / "model").exists()
+
+
 def test_a_refused_export_leads_to_its_report() -> None:
     error = exporting.failure_of(failed(FailureReason.PARITY_FAILED), REQUEST)
     assert error.exit_code == 84

@@ -13,6 +13,7 @@ from torchscript_operator.artifact.outcome import ExportOutcome
 from torchscript_operator.artifact.request import (
     EXPORT_VARIABLE,
     SCRATCH_VARIABLE,
+    SOURCE_CACHE_VARIABLE,
     TERMINATION_LOG_VARIABLE,
     ExportRequest,
 )
@@ -45,6 +46,7 @@ def export(request: ExportRequest, console: Console) -> ExportOutcome:
         variables = {
             EXPORT_VARIABLE: request.to_json(),
             SCRATCH_VARIABLE: scratch,
+            SOURCE_CACHE_VARIABLE: str(cache / "sources"),
             TERMINATION_LOG_VARIABLE: str(Path(scratch, "termination-log")),
         }
         with children.interruptible(), children.worker(MODULE, variables, log) as running, Stages(console) as stages:

@@ -39,7 +39,7 @@ def resolve(
 ) -> ResolvedSource:
     """Bring the source's files to this machine and digest them. WorkerError with a SOURCE_ class.
 
-    Downloads go below `scratch`; a folder source is read where it is.
+    Downloads go below `scratch`, or of the Hub into the cache that the environment names; a folder is read where it is.
     """
     if isinstance(source, request.FolderSource):
         store = FolderStore(Path(source.path), SOURCE_REASONS)
@@ -57,13 +57,13 @@ def resolve(
         digests = {name: store_s3.download(name, folder / name) for name in _listed(store_s3, store_s3.uri, trust)}
         return _resolved(folder, store_s3.uri, None, digests)
     endpoint = source.endpoint or environment.get(request.HUB_ENDPOINT_VARIABLE) or None
-    hub = source.model_copy(update={"endpoint": endpoint})
-    commit = _download_from_hub(hub, folder, environment.get(request.HUB_TOKEN_VARIABLE), trust)
-    names = files.read_names(
-        (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), trust
+    asked = source.model_copy(update={"endpoint": endpoint})
+    cache = environment.get(request.SOURCE_CACHE_VARIABLE)
+    hub = _download_from_hub(
+        asked, Path(cache) if cache else folder, environment.get(request.HUB_TOKEN_VARIABLE), trust, keep=bool(cache)
     )
-    digests = {name: digest.of_file(folder / name) for name in names}
-    return _resolved(folder, f"hf://{source.repository}@{commit}", commit, digests)
+    digests = {name: digest.of_file(hub.folder / name) for name in hub.names}
+    return _resolved(hub.folder, f"hf://{source.repository}@{hub.commit}", hub.commit, digests)
 
 
 def _listed(store: Store, where: str, trust: Collection[request.Trust]) -> list[str]:
@@ -81,10 +81,22 @@ def _resolved(folder: Path, location: str, revision: str | None, digests: dict[s
     return ResolvedSource(folder, identity)
 
 
+@dataclass(frozen=True)
+class _Downloaded:
+    """A commit's files."""
+
+    folder: Path
+    names: list[str]
+    commit: str
+
+
 def _download_from_hub(
-    source: request.HuggingFaceSource, folder: Path, token: str | None, trust: Collection[request.Trust]
-) -> str:
-    """Download what is read of a repository and return the commit that its revision stood for."""
+    source: request.HuggingFaceSource, folder: Path, token: str | None, trust: Collection[request.Trust], *, keep: bool
+) -> _Downloaded:
+    """Download what is read of a repository, at the commit that its revision stands for.
+
+    keep: the folder is a cache of many repositories, where what is there already is not downloaded again.
+    """
     # Imported late: it takes longer than reading a small folder.
     from huggingface_hub import HfApi  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
@@ -97,6 +109,8 @@ def _download_from_hub(
     try:
         found = api.model_info(source.repository, revision=source.revision, timeout=HUB_TIMEOUT_SECONDS)
         commit = str(found.sha)
+        if keep:
+            folder = folder / digest.of_value([source.endpoint, source.repository])[:16] / commit
         names = files.read_names((sibling.rfilename for sibling in found.siblings or ()), trust)
         # File by file, since mirrors have this call, but not always the one that lists a commit's tree.
         for name in names:
@@ -112,8 +126,9 @@ def _download_from_hub(
         raise
     except Exception as error:  # noqa: BLE001 - classified or raised again
         _raise_other_hub_error(error, where, has_token=bool(token))
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
-    return commit
+    if not keep:
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+    return _Downloaded(folder, names, commit)
 
 
 def _raise_other_hub_error(error: Exception, where: str, *, has_token: bool) -> NoReturn:
