@@ -215,20 +215,33 @@ def summary(runs: list[Run]) -> dict[str, Any]:
     }
 
 
-def ratios(found: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """What is compared; all but the full one are without parity, search and upload."""
+RATIOS = {
+    "wall_vs_guide": ("bare", "guide", "wall"),
+    "peak_memory_vs_guide": ("bare", "guide", "peak"),
+    "wall_full_vs_guide": ("full", "guide", "wall"),
+    "peak_memory_full_vs_guide": ("full", "guide", "peak"),
+    "cpu_vs_guide": ("bare", "guide", "cpu"),
+    "wall_vs_guide_unchecked": ("bare", "guideUnchecked", "wall"),
+}
+"""What is compared; all but the full ones are without parity, search and upload."""
 
-    def of(one: str, other: str, figure: str) -> float:
-        return round(found[one][figure] / found[other][figure], 3)
 
-    return {
-        "wall_vs_guide": of("bare", "guide", "wallSeconds"),
-        "peak_memory_vs_guide": of("bare", "guide", "peakMemoryBytes"),
-        "wall_full_vs_guide": of("full", "guide", "wallSeconds"),
-        "peak_memory_full_vs_guide": of("full", "guide", "peakMemoryBytes"),
-        "cpu_vs_guide": of("bare", "guide", "cpuSeconds"),
-        "wall_vs_guide_unchecked": of("bare", "guideUnchecked", "wallSeconds"),
-    }
+def of_rounds(runs: dict[str, list[Run]], name: str) -> list[float]:
+    """A ratio in each round: the runs of a round are neighbours, so that both met the same load."""
+    one, other, figure = RATIOS[name]
+    pairs = zip(runs[one], runs[other], strict=True)
+    return [getattr(mine, figure) / getattr(theirs, figure) for mine, theirs in pairs]
+
+
+def ratios(runs: dict[str, list[Run]]) -> dict[str, float]:
+    """Medians over the rounds: one that something else disturbed moves none of them."""
+    return {name: round(statistics.median(of_rounds(runs, name)), 3) for name in RATIOS}
+
+
+def spread(runs: dict[str, list[Run]]) -> dict[str, list[float]]:
+    """The smallest and the largest of each ratio: far apart where the machine had other work."""
+    found = {name: of_rounds(runs, name) for name in RATIOS}
+    return {name: [round(min(values), 3), round(max(values), 3)] for name, values in found.items()}
 
 
 def main() -> int:
@@ -242,6 +255,8 @@ def main() -> int:
         KINDS[arguments.child](model_folder(), arguments.out)
         return 0
     runs: dict[str, list[Run]] = {kind: [] for kind in KINDS}
+    # Whoever runs first reads torch and the model from the disk, for all that come after.
+    measure("guide")
     for repeat in range(max(3, arguments.repeats)):
         for kind in KINDS if repeat % 2 == 0 else reversed(KINDS):
             runs[kind].append(measure(kind))
@@ -250,13 +265,22 @@ def main() -> int:
                 f"{kind}: {run.wall:.2f} s, of processor time {run.cpu:.2f} s, {run.peak / 2**20:.0f} MiB", flush=True
             )
     found = {kind: summary(measured) for kind, measured in runs.items()}
-    compared = ratios(found)
+    compared = ratios(runs)
     missed = {name: limit for name, limit in TARGETS.items() if compared[name] > limit}
-    result = {"model": "all-MiniLM-L6-v2", "shapes": SHAPES, "ratios": compared, "missed": missed, "kinds": found}
+    result = {
+        "model": "all-MiniLM-L6-v2",
+        "shapes": SHAPES,
+        "ratios": compared,
+        "spread": spread(runs),
+        "missed": missed,
+        "loadAverage": os.getloadavg()[0],
+        "kinds": found,
+    }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     for name, value in compared.items():
-        print(f"{name}: {value}" + (f" (target: at most {TARGETS[name]})" if name in TARGETS else ""))
+        low, high = result["spread"][name]
+        print(f"{name}: {value} ({low} to {high})" + (f" (target: at most {TARGETS[name]})" if name in TARGETS else ""))
     return 0
 
 

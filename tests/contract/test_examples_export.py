@@ -1,4 +1,4 @@
-"""Each task's example, exported and loaded as it stands; only source, store and the budget of a search are this machine's."""
+"""Each task's example, exported and loaded; only source, store and the budget of a search are this machine's."""
 
 from collections.abc import Callable
 from pathlib import Path
