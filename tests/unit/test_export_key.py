@@ -114,7 +114,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "compilation.arguments": st.lists(st.text("-ab1 ", min_size=1, max_size=6), max_size=3).map(tuple),
     "compilation.precision": st.sampled_from(["float32", "bfloat16", "int8", "auto"]),
     "compilation.search_seconds": st.none() | st.integers(1, 3600),
-    "trust": st.sampled_from([(), ("RemoteCode",), ("PickleWeights",), ("RemoteCode", "PickleWeights")]),
+    "trust": st.sampled_from([None, ("RemoteCode",), ("PickleWeights",), ("RemoteCode", "PickleWeights")]),
     "proof": st.sampled_from([None, "Deferred"]),
 }
 """Fields of the request that decide what is exported, and what they may be."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.unit.artifacts import TOLERANCES, figure, manifest
-from torchscript_operator.artifact.manifest import Candidate, Manifest, Parity, Pooling, SourceIdentity
+from torchscript_operator.artifact.manifest import Candidate, CompilerReport, Manifest, Parity, Pooling, SourceIdentity
 from torchscript_operator.artifact.request import Shape
 from torchscript_operator.export.evidence import Evidence
 from torchscript_operator.export.report import Report
@@ -196,3 +196,32 @@ def test_json_holds_the_manifest_and_the_timings() -> None:
     assert value["published"] is False
     assert value["seconds"] == {"load": 1.234, "trace": 2.0}
     assert value["manifest"]["parity"]["verdict"] == "Failed"
+
+
+def test_values_that_are_all_the_same_are_told_and_not_drawn() -> None:
+    evidence = Evidence(lambda _: "hello")
+    ids = np.ones((1, 2), dtype=np.int64)
+    expected = np.array([[1.0, 2.0]], dtype=np.float32)
+    inputs = {"input_ids": ids, "attention_mask": ids}
+    evidence.add("logits", Shape(batch=1, sequence=8), "texts", inputs, expected, expected, None)
+
+    page = report(evidence=evidence).to_html().decode()
+
+    assert "All 2 values are the same as eager" in page
+    assert elements(page, "svg") == 0
+
+
+def test_page_lists_what_a_compiler_left_on_the_cpu() -> None:
+    compiled = CompilerReport(
+        shape="b1-s8",
+        part="decoder",
+        subgraphs=1,
+        operators=565,
+        compiled_operators=548,
+        cpu_operators={"aten::embedding": 3},
+    )
+
+    page = report(manifest(compiler_reports=(compiled,))).to_html().decode()
+
+    assert "On the device, decoder b1-s8" in page
+    assert "548 of 565 operators in 1 sub-graphs; left on the CPU: aten::embedding 3 times" in page

@@ -163,12 +163,12 @@ def test_source_that_asks_for_more_trust_than_the_settings_give_is_not_exported(
     ("source", "allowed", "trusted"),
     [
         (TRUST, ("RemoteCode", "PickleWeights"), ("RemoteCode",)),
-        ({"huggingFace": {"repository": "owner/name"}}, ("RemoteCode", "PickleWeights"), ()),
+        ({"huggingFace": {"repository": "owner/name"}}, ("RemoteCode", "PickleWeights"), None),
     ],
     ids=["both", "settings alone"],
 )
 def test_what_is_trusted_is_what_both_model_and_settings_name(
-    source: Any, allowed: tuple[str, ...], trusted: tuple[str, ...]
+    source: Any, allowed: tuple[str, ...], trusted: tuple[str, ...] | None
 ) -> None:
     world = World(spec(source=source), settings=SETTINGS.model_copy(update={"trust": allowed}))
     world.settle()

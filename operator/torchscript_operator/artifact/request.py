@@ -178,7 +178,7 @@ class ExportRequest(Document):
     target: str
     """The target's name, for logs only."""
     source: Source
-    trust: tuple[Trust, ...] = ()
+    trust: tuple[Trust, ...] | None = None
     """What is read of the source although it can run code; the operator's settings have allowed it."""
     task: str
     shapes: tuple[Shape, ...] = Field(min_length=1)

@@ -28,7 +28,7 @@ class NotTrustedError(Exception):
 
 def trust_of(model: Model, settings: Settings) -> tuple[request.Trust, ...]:
     """What both the model and the settings trust. Raises NotTrustedError when the model asks for more."""
-    asked = tuple(sorted(set(model.spec.source.trust)))
+    asked = tuple(sorted(set(model.spec.source.trust or ())))
     refused = [name for name in asked if name not in settings.trust]
     if refused:
         raise NotTrustedError(", ".join(refused))
@@ -98,7 +98,7 @@ def export_request(model: Model, target: Target, settings: Settings) -> request.
         model=f"{model.namespace}/{model.name}",
         target=target.name,
         source=source_of(model),
-        trust=trust_of(model, settings),
+        trust=trust_of(model, settings) or None,
         task=spec.task,
         shapes=tuple(request.Shape(batch=shape.batch, sequence=shape.sequence) for shape in spec.inputs.shapes),
         samples=samples_of(model),
@@ -126,8 +126,9 @@ def attempt(model: Model, target: Target, wanted_identity: str) -> str:
     """Name one try at one request: another credential, placement or retry annotation, or a loss, makes another try."""
     store = model.spec.artifact
     references: list[object] = [
-        model.spec.source.model_dump(mode="json"),
-        store.model_dump(mode="json") if store else None,
+        # Without what is absent, so that a field that a later release adds starts nothing anew.
+        model.spec.source.model_dump(mode="json", exclude_none=True),
+        store.model_dump(mode="json", exclude_none=True) if store else None,
         target.job.model_dump(mode="json", exclude={"retry_memory"}),
         model.retry,
     ]

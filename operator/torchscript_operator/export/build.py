@@ -126,11 +126,11 @@ class Builder:
         with self._progress.stage("load", "Loading the eager model"):
             torch.set_num_threads(available_threads())
             loaded_tokenizer = tokenizer.load(
-                self._resolved.folder, (*SENTENCES, *samples), remote_code="RemoteCode" in self._request.trust
+                self._resolved.folder, (*SENTENCES, *samples), remote_code="RemoteCode" in (self._request.trust or ())
             )
             known = architectures.ARCHITECTURES.get(str(self._config["model_type"]))
             attention = known.attention if known else None
-            model = load(self._resolved.folder, self._config, self._task, attention, self._request.trust)
+            model = load(self._resolved.folder, self._config, self._task, attention, self._request.trust or ())
             architecture = architectures.of_model(model.module, loaded_tokenizer)
             maker = InputMaker(
                 loaded_tokenizer, architecture.inputs, model.vocabulary_size, self._task.texts, architecture.segments

@@ -122,7 +122,7 @@ class _Export:
             self._verify(store, task_class, backend)
             return
         with self._progress.stage("resolve", "Reading the source"):
-            resolved = source.resolve(self._request.source, self._scratch, self._environment, self._request.trust)
+            resolved = source.resolve(self._request.source, self._scratch, self._environment, self._request.trust or ())
             samples = inputs.read_samples(self._request.samples)
             config = files.read_config(resolved.folder)
             self._check_shapes(config)

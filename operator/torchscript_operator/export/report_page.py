@@ -9,6 +9,7 @@ from torchscript_operator.artifact.parity import worst_first
 from torchscript_operator.export import report_plots
 
 if TYPE_CHECKING:
+    from torchscript_operator.export.evidence import Distribution
     from torchscript_operator.export.report import Report
 
 STYLE = """
@@ -126,7 +127,7 @@ def _outputs(report: "Report") -> str:
     rows = [
         (
             output.output,
-            output.shape,
+            output.shape.replace("golden:", "what pods replay at "),
             f"{output.rows:,}",
             output.maximum_absolute_difference,
             output.maximum_relative_difference,
@@ -199,15 +200,20 @@ def _distributions(report: "Report") -> str:
     found = report.evidence.distributions
     names = list(dict.fromkeys(distribution.output for distribution in found))
     plots = [
-        f"<h3>{_escape(name)}</h3>"
-        + report_plots.histogram([distribution for distribution in found if distribution.output == name], bound)
-        for name in names
+        f"<h3>{_escape(name)}</h3>" + _histogram([one for one in found if one.output == name], bound) for name in names
     ]
     explained = (
         "<p>Share of values by how far they are from eager, all shapes together. The bound drawn is the absolute "
         "tolerance; large values may differ by the relative tolerance more.</p>"
     )
     return f"<h2>How the differences are distributed</h2>{explained}{''.join(plots)}"
+
+
+def _histogram(distributions: "Sequence[Distribution]", bound: float) -> str:
+    if not any(distribution.counts.any() for distribution in distributions):
+        values = sum(distribution.equal for distribution in distributions)
+        return f"<p>All {values:,} values are the same as eager's, bit for bit.</p>"
+    return report_plots.histogram(distributions, bound)
 
 
 def _samples(report: "Report") -> str:
@@ -251,6 +257,11 @@ def _artifact(report: "Report") -> str:
     if manifest.pooling is not None:
         normalized = "normalised" if manifest.pooling.normalize else "not normalised"
         facts["Pooling"] = f"{manifest.pooling.mode}, {normalized} ({manifest.pooling.origin})"
+    for compiled in manifest.compiler_reports or ():
+        left = ", ".join(f"{name} {count} times" for name, count in compiled.cpu_operators.items()) or "nothing"
+        share = f"{compiled.compiled_operators} of {compiled.operators} operators"
+        name = " ".join(filter(None, ("On the device,", compiled.part, compiled.shape)))
+        facts[name] = f"{share} in {compiled.subgraphs} sub-graphs; left on the CPU: {left}"
     return f"<h2>Artifact</h2>{_pairs(facts)}<h2>Versions</h2>{_pairs(manifest.versions)}"
 
 

@@ -88,7 +88,9 @@ class Verifier:
 
         manifest = compiled.manifest
         with self._progress.stage("resolve", "Reading the source"):
-            resolved = source.resolve(self._pinned(manifest), self._scratch, self._environment, self._request.trust)
+            resolved = source.resolve(
+                self._pinned(manifest), self._scratch, self._environment, self._request.trust or ()
+            )
             if resolved.identity.files_digest != manifest.source.files_digest:
                 message = f"The source at {resolved.identity.location} has changed since it was compiled."
                 raise WorkerError(FailureReason.DIGEST_MISMATCH, message)

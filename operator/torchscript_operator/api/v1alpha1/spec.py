@@ -100,7 +100,7 @@ class Source(ApiModel):
     hugging_face: HuggingFaceSource | None = None
     s3: S3Source | None = None
     persistent_volume_claim: VolumeSource | None = None
-    trust: Annotated[tuple[Trust, ...], Field(max_length=2)] = ()
+    trust: Annotated[tuple[Trust, ...] | None, Field(max_length=2)] = None
     """What may run code of the source's author in the export Job: RemoteCode (Python files beside the model) and
     PickleWeights (where there are no safetensors). The operator's settings have to allow the same."""
 
