@@ -42,6 +42,22 @@ def test_a_targets_image_is_no_part_of_what_is_made_here() -> None:
     assert request(model(targets=[{"name": "cpu", "job": {"image": "own:1"}}])).worker_image == ""
 
 
+TRUSTED = {"huggingFace": {"repository": "owner/name"}, "trust": ["RemoteCode", "PickleWeights"]}
+
+
+def test_what_runs_code_needs_the_word_of_whoever_owns_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(requests.TRUST_VARIABLE, "PickleWeights")
+    with pytest.raises(CliError, match="RemoteCode, which can run code") as caught:
+        request(model(source=TRUSTED))
+    assert "TSM_TRUST=RemoteCode,PickleWeights" in caught.value.advice
+
+
+def test_what_is_trusted_on_both_sides_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(requests.TRUST_VARIABLE, "PickleWeights,RemoteCode")
+    assert request(model(source=TRUSTED)).trust == ("PickleWeights", "RemoteCode")
+    assert request(model()).trust is None
+
+
 def test_a_folder_replaces_the_source(tmp_path: Path) -> None:
     assert request(model(), source=tmp_path).source == FolderSource(path=str(tmp_path))
 

@@ -54,7 +54,7 @@ def export_request(model: Model, target: Target, overrides: Overrides) -> Export
         wanted = jobs.export_request(model, target, SETTINGS.model_copy(update={"trust": allowed}))
     except jobs.NotTrustedError as error:
         message = f"spec.source.trust asks for {error}, which can run code of the model's author on this machine."
-        advice = f"If you trust that author: {TRUST_VARIABLE}={str(error).replace(' ', '')} tsm …"
+        advice = f"If you trust that author: {TRUST_VARIABLE}={','.join(spec.source.trust or ())} tsm …"
         raise CliError(message, advice=advice) from error
     # The image is part of the key, and it is not what computes here; nor is there another node to leave the proof to.
     changes: dict[str, object] = {"store": overrides.store, "worker_image": "", "proof": None}
