@@ -10,14 +10,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.unit import workers
-from tests.unit.world import World, targets
+from tests.unit.world import SETTINGS, World, targets
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
+from torchscript_operator.cli.cluster import installation
 from torchscript_operator.cli.cluster.access import ApiError, Cluster
 from torchscript_operator.cli.cluster.read import ModelView, parse
 from torchscript_operator.controller.export_plan import stamp
 from torchscript_operator.controller.model import ROLLBACK_ANNOTATION
 from torchscript_operator.controller.observed import Observed
+from torchscript_operator.controller.settings import Settings
 
 Json = dict[str, Any]
 OTHER = {"s3": {"uri": "s3://models/other"}}
@@ -219,6 +223,11 @@ class FakeCluster(Cluster):
         self.asked: list[Json] = []
         self.log_options: list[dict[str, object]] = []
 
+    def within(self, namespace: str) -> "FakeCluster":
+        other = copy.copy(self)
+        other.namespace = namespace
+        return other
+
     def add(self, api_version: str, plural: str, *items: Json) -> None:
         self.objects.setdefault((api_version, plural), []).extend(items)
 
@@ -242,7 +251,7 @@ class FakeCluster(Cluster):
         }
         here = [view for view in self.views if namespace in {None, view.model.namespace}]
         found = [item for view in here for item in kinds.get(plural, lambda _: [])(view)]
-        return [*found, *self.objects.get((api_version, plural), [])]
+        return [item for item in (*found, *self.objects.get((api_version, plural), [])) if _matches(item, selector)]
 
     def get(self, api_version: str, plural: str, namespace: str | None, name: str) -> Json | None:
         if plural in self.forbidden:
@@ -271,6 +280,29 @@ class FakeCluster(Cluster):
         if pod not in self.logs:
             raise ApiError(400, f"container of {pod} is waiting to start")
         yield from self.logs[pod]
+
+
+def _matches(item: Json, selector: str | None) -> bool:
+    labels = item["metadata"].get("labels") or {}
+    wanted = [part.partition("=") for part in (selector or "").split(",") if part]
+    return all(key in labels and value in {labels[key], ""} for key, _, value in wanted)
+
+
+def installed(cluster: FakeCluster, settings: Settings = SETTINGS) -> FakeCluster:
+    """With an operator as the chart installs it."""
+    volume = {"name": "settings", "configMap": {"name": "operator"}}
+    spec = {"serviceAccountName": "operator", "volumes": [volume], "containers": [{"image": "operator:1"}]}
+    labels = dict(part.split("=") for part in installation.SELECTOR.split(","))
+    deployment = {
+        "metadata": {"name": "operator", "namespace": "torchscript-system", "labels": labels},
+        "spec": {"replicas": 1, "template": {"spec": spec}},
+        "status": {"readyReplicas": 1},
+    }
+    dumped = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+    config = {"metadata": {"name": "operator"}, "data": {"settings.yaml": yaml.safe_dump(dumped)}}
+    cluster.add("apps/v1", "deployments", deployment)
+    cluster.add("v1", "configmaps", config)
+    return cluster
 
 
 @contextmanager

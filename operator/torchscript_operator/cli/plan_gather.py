@@ -132,7 +132,7 @@ def _live(cluster: Cluster, model: Model) -> ModelView | None:
     """The model as it is, with all children that the planner looks at; None where there is none of its name."""
     if cluster.get(API_VERSION, PLURAL, model.namespace, model.name) is None:
         return None
-    here = Cluster(cluster.client, model.namespace, cluster.context)
+    here = cluster.within(model.namespace)
     found = read.read(here, model.name, "children")
     if found.missing:
         message = f"A plan needs all of the model's children: {found.missing[0]}"

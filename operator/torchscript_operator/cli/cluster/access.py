@@ -83,6 +83,10 @@ class Cluster:
         self.namespace = namespace
         self.context = context
 
+    def within(self, namespace: str) -> "Cluster":
+        """The same cluster, looked at in one namespace."""
+        return Cluster(self.client, namespace, self.context)
+
     def get(self, api_version: str, plural: str, namespace: str | None, name: str) -> Json | None:
         """One object, or None. ApiError."""
         try:
