@@ -169,7 +169,8 @@ def test_age_of_nothing_is_a_hyphen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("90", 90), ("90s", 90), ("15m", 900), ("1h30m", 5400), ("2d", 172800), ("", None), ("x", None)]
+    ("text", "expected"),
+    [("90", 90), ("90s", 90), ("15m", 900), ("1h30m", 5400), ("2d", 172800), ("", None), ("x", None)],
 )
 def test_lengths_of_time_are_read(text: str, expected: float | None) -> None:
     assert seconds_of(text) == expected

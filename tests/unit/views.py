@@ -212,7 +212,9 @@ def recorded(name: str) -> tuple[ModelView, datetime]:
 class FakeCluster(Cluster):
     """A cluster in memory, behind the same methods; it remembers what was changed."""
 
-    def __init__(self, *views: ModelView, namespace: str | None = "ml", logs: Mapping[str, list[str]] | None = None) -> None:
+    def __init__(
+        self, *views: ModelView, namespace: str | None = "ml", logs: Mapping[str, list[str]] | None = None
+    ) -> None:
         self.namespace = namespace
         self.context = "test"
         self.views = list(views)

@@ -94,13 +94,16 @@ def show(cluster: Cluster, name: str, wish: Wish, console: Console, remarks: Con
         advice = "tsm status NAME says how far it is; a Job's pods go with it, a day after its end by default."
         raise CliError(f"{name} has no pod to read a log of ({choice.why}).", 1, advice)
     remarks.print(f"[dim]{escape(choice.why)}: {', '.join(pod['metadata']['name'] for pod in choice.pods)}[/]")
-    several = len(choice.pods) > 1
+    several, empty = len(choice.pods) > 1, True
     for pod, text in _lines(cluster, choice.pods, wish):
+        empty = False
         prefix = f"{pod['metadata']['name']}  " if several else ""
         if wish.raw:
             console.print(f"{prefix}{text}", markup=False, highlight=False, soft_wrap=True)
         else:
             console.print(f"[dim]{escape(prefix)}[/]{pretty(text)}", soft_wrap=True)
+    if empty:
+        remarks.print("The log is empty.")
 
 
 def _awaited(cluster: Cluster, name: str, wish: Wish) -> Choice:
