@@ -19,15 +19,6 @@ from torchscript_operator.export import architectures, files
 
 TASKS: tuple[str, ...] = get_args(Task)
 COMPILERS: tuple[str, ...] = get_args(Compiler)
-HEADS: dict[str, tuple[str, ...]] = {
-    "fill-mask": ("ForMaskedLM", "ForPreTraining"),
-    "text-classification": ("ForSequenceClassification",),
-    "token-classification": ("ForTokenClassification",),
-    "question-answering": ("ForQuestionAnswering",),
-    "multiple-choice": ("ForMultipleChoice",),
-    "text2text-generation": ("MarianMTModel",),
-}
-"""Ends of class names by task, as the export has them, which takes numpy to import; a test holds the two together."""
 PIPELINES = {
     "sentence-similarity": "feature-extraction",
     "translation": "text2text-generation",
@@ -101,13 +92,22 @@ def task_of(found: Found) -> str | None:
     if found.modules:
         return "feature-extraction"
     name = found.architecture or ""
-    by_head = next((task for task, heads in HEADS.items() if name.endswith(heads)), None)
-    if by_head is not None:
+    if (by_head := _by_head(name)) is not None:
         return by_head
     pipeline = PIPELINES.get(found.pipeline or "", found.pipeline)
     if pipeline in TASKS:
         return pipeline
     return "feature-extraction" if name.endswith("Model") else None
+
+
+def _by_head(architecture: str) -> str | None:
+    """The task that the export has for a class of models."""
+    try:
+        from torchscript_operator.export import tasks  # noqa: PLC0415
+    except ImportError:
+        # Without numpy, which only the worker's rooms need, what the Hub says has to do.
+        return None
+    return tasks.of_architecture(architecture) if architecture else None
 
 
 def name_of(source: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 import urllib3
+import yaml
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 from kubernetes.client.rest import RESTResponse
@@ -273,7 +274,8 @@ def _load(chosen: str, context: str | None, configuration: Configuration) -> tup
         load_kube_config(  # type: ignore[no-untyped-call]
             config_file=chosen, context=context, client_configuration=configuration, persist_config=False
         )
-    except (ConfigException, OSError, ValueError) as error:
+    except (ConfigException, OSError, ValueError, TypeError, yaml.YAMLError) as error:
         advice = "Name one by --kubeconfig or $KUBECONFIG, and a context by --context."
-        raise CliError(f"There is no usable kubeconfig ({chosen}): {error}", REFUSED, advice) from error
+        said = str(error).splitlines()[0]
+        raise CliError(f"There is no usable kubeconfig ({chosen}): {said}", REFUSED, advice) from error
     return str(used["name"]), used.get("context", {}).get("namespace")

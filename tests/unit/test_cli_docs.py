@@ -1,0 +1,108 @@
+"""docs/cli.md and the command line say the same; looking costs no torch."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tests.unit import views
+from torchscript_operator.artifact.failures import CLASSES
+from torchscript_operator.cli import plan_show, waiting
+from torchscript_operator.cli.main import app
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
+ROOT = typer.main.get_command(app)
+COMMANDS: dict[str, set[str]] = {
+    name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    for name, command in ROOT.commands.items()  # type: ignore[attr-defined]
+}
+COMMON = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
+CALLS = re.findall(r"(?:kubectl )?tsm ([a-z]+)((?:[^\S\n]+[^\s`|;&)]+)*)", TEXT)
+"""Every call in the page: a command, and the words behind it."""
+WITH_CLUSTER = ("status", "wait", "logs", "report", "history", "retry", "rollback", "suspend", "resume", "plan", "doctor")
+HEAVY = ("torch", "transformers", "boto3", "kopf", "huggingface_hub", "cel_expr_python", "aiohttp", "numpy")
+
+
+def section(command: str) -> str:
+    """What the page says of one command."""
+    found = re.search(rf"^### `tsm {command}\b.*?(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    return found[0] if found else ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_section_with_each_of_its_options(command: str) -> None:
+    told = section(command)
+    assert told, f"docs/cli.md has no section of {command}"
+    shared = {"--context", "--kubeconfig", "--namespace", "-n", "--all-namespaces", "-A", "--output", "-o"}
+    long = {option for option in COMMANDS[command] - shared - COMMON if option.startswith("--")}
+    assert {option for option in long if f"`{option}" not in told} == set()
+
+
+def test_every_call_in_the_page_is_one_of_the_command_line() -> None:
+    assert CALLS
+    assert {command for command, _ in CALLS} <= set(COMMANDS)
+    for command, words in CALLS:
+        options = {word.partition("=")[0] for word in words.split() if word.startswith("-") and word != "-"}
+        assert options <= COMMANDS[command] | COMMON, f"tsm {command}{words}"
+
+
+def test_every_option_in_the_page_is_one_of_the_command_line() -> None:
+    known = set().union(*COMMANDS.values()) | COMMON
+    assert {option for option in re.findall(r"`(--[a-z-]+)", TEXT) if option not in known} == set()
+
+
+def test_exit_codes_are_told() -> None:
+    table = TEXT[TEXT.index("## Exit codes") :]
+    for code in (plan_show.NOTHING, plan_show.INVALID, plan_show.CHANGES, waiting.STALLED_EXIT, waiting.TIMEOUT_EXIT):
+        assert f"`{code}`" in table
+    codes = {known.exit_code for known in CLASSES.values()}
+    assert {min(codes), max(codes - {137}), 137} <= {int(code) for code in re.findall(r"\d+", table)}
+
+
+@pytest.mark.parametrize("command", WITH_CLUSTER)
+def test_help_of_each_command_with_a_cluster_states_the_rights_it_needs(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert "Rights" in shown.stdout
+    assert "--context" in shown.stdout
+
+
+def test_status_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from tests.unit.views import FakeCluster, connected, serving, view
+for name in {HEAVY!r}:
+    sys.modules.pop(name, None)
+from torchscript_operator.cli.cluster import access
+from torchscript_operator.cli.main import app
+access.connect = lambda options: connected(FakeCluster(view(serving())))
+for command in (["status"], ["status", "minilm"], ["history", "minilm"]):
+    try:
+        app(command)
+    except SystemExit as end:
+        assert not end.code, end.code
+print("heavy:", *(name for name in {HEAVY!r} if name in sys.modules))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[2]
+    )
+    assert found.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_no_colour_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = views.FakeCluster(views.view(views.parity_failed()))
+    monkeypatch.setattr("torchscript_operator.cli.cluster.access.connect", lambda _options: views.connected(cluster))
+    shown = CliRunner().invoke(app, ["status", "minilm"])
+    assert shown.exit_code == 0, shown.output
+    assert "\x1b" not in shown.output
+
+
+def test_no_colour_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchscript_operator.cli import output
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert output.console().no_color
