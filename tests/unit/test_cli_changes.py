@@ -175,7 +175,8 @@ def test_who_keeps_a_model_in_a_repository_is_told(cluster: FakeCluster) -> None
     assert "Flux keeps this model" in tsm("suspend", "minilm").stdout
 
 
-def test_model_that_is_not_there_is_one_line(cluster: FakeCluster) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_model_that_is_not_there_is_one_line() -> None:
     result = tsm("history", "missing")
     assert result.exit_code == 1
     assert "There is no model missing in the namespace ml of test." in result.stderr

@@ -1,5 +1,7 @@
 """docs/cli.md and the command line say the same; looking costs no torch."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.unit import views
+from tests.unit.test_cli_access import kubeconfig, serving
 from torchscript_operator.artifact.failures import CLASSES
 from torchscript_operator.cli import plan_show, waiting
 from torchscript_operator.cli.main import app
@@ -23,7 +26,19 @@ COMMANDS: dict[str, set[str]] = {
 COMMON = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
 CALLS = re.findall(r"(?:kubectl )?tsm ([a-z]+)((?:[^\S\n]+[^\s`|;&)]+)*)", TEXT)
 """Every call in the page: a command, and the words behind it."""
-WITH_CLUSTER = ("status", "wait", "logs", "report", "history", "retry", "rollback", "suspend", "resume", "plan", "doctor")
+WITH_CLUSTER = (
+    "status",
+    "wait",
+    "logs",
+    "report",
+    "history",
+    "retry",
+    "rollback",
+    "suspend",
+    "resume",
+    "plan",
+    "doctor",
+)
 HEAVY = ("torch", "transformers", "boto3", "kopf", "huggingface_hub", "cel_expr_python", "aiohttp", "numpy")
 
 
@@ -70,15 +85,19 @@ def test_help_of_each_command_with_a_cluster_states_the_rights_it_needs(command:
     assert "--context" in shown.stdout
 
 
-def test_status_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_looking_at_a_cluster_imports_nothing_heavy(tmp_path: Path) -> None:
+    view, _ = views.recorded("serving")
+    path = "/apis/torchscript.dev/v1alpha1/namespaces/ml/torchscriptmodels"
+
+    def answer(asked: str) -> tuple[int, bytes]:
+        if asked == f"{path}/minilm":
+            return 200, json.dumps(view.body).encode()
+        items = [view.body] if asked.startswith(path) else []
+        return 200, json.dumps({"kind": "XList", "metadata": {}, "items": items}).encode()
+
     code = f"""
 import sys
-from tests.unit.views import FakeCluster, connected, serving, view
-for name in {HEAVY!r}:
-    sys.modules.pop(name, None)
-from torchscript_operator.cli.cluster import access
 from torchscript_operator.cli.main import app
-access.connect = lambda options: connected(FakeCluster(view(serving())))
 for command in (["status"], ["status", "minilm"], ["history", "minilm"]):
     try:
         app(command)
@@ -86,10 +105,13 @@ for command in (["status"], ["status", "minilm"], ["history", "minilm"]):
         assert not end.code, end.code
 print("heavy:", *(name for name in {HEAVY!r} if name in sys.modules))
 """
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[2]
-    )
+    with serving(answer) as server:
+        environment = {**os.environ, "KUBECONFIG": kubeconfig(tmp_path, server.port)}
+        command = [sys.executable, "-c", code]
+        found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert found.returncode == 0, found.stderr
     assert found.stdout.splitlines()[-1] == "heavy:"
+    assert "minilm-cpu" in found.stdout
 
 
 def test_no_colour_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,9 +50,8 @@ def tsm(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["report", *arguments])
 
 
-def test_report_is_read_from_the_models_store(
-    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_report_is_read_from_the_models_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     manifest = artifacts.manifest(artifacts.write_files(tmp_path / "files"), key="a" * 64)
     store = FolderStore(tmp_path / "store")
     store.write_bytes("report.json", report_of(manifest, published=True))

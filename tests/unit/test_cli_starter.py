@@ -145,14 +145,14 @@ class Hub:
     def __init__(self, endpoint: str | None, token: str | None) -> None:
         self.endpoint, self.token = endpoint, token
 
-    def model_info(self, repository: str, **options: Any) -> Any:
+    def model_info(self, _repository: str, **_options: Any) -> Any:
         if Hub.problem is not None:
             raise Hub.problem
         names = [path.name for path in Hub.folder.iterdir()]
         siblings = [SimpleNamespace(rfilename=name, size=(Hub.folder / name).stat().st_size) for name in names]
         return SimpleNamespace(sha=COMMIT, siblings=siblings, pipeline_tag=None)
 
-    def hf_hub_download(self, repository: str, name: str, revision: str) -> str:
+    def hf_hub_download(self, _repository: str, name: str, revision: str) -> str:
         assert revision == COMMIT
         return str(Hub.folder / name)
 
@@ -176,7 +176,8 @@ def tsm(*arguments: str, **options: Any) -> Any:
     return CliRunner().invoke(app, ["init", *arguments], **options)
 
 
-def test_repository_becomes_a_file(hub: type[Hub]) -> None:
+@pytest.mark.usefixtures("hub")
+def test_repository_becomes_a_file() -> None:
     result = tsm("owner/tiny")
     assert result.exit_code == 0, result.output
     body = yaml.safe_load(Path("model.yaml").read_text())
@@ -185,14 +186,16 @@ def test_repository_becomes_a_file(hub: type[Hub]) -> None:
     assert "tsm plan model.yaml" in Path("model.yaml").read_text()
 
 
-def test_file_that_is_there_stays(hub: type[Hub]) -> None:
+@pytest.mark.usefixtures("hub")
+def test_file_that_is_there_stays() -> None:
     Path("model.yaml").write_text("mine")
     assert tsm("owner/tiny").exit_code == 2
     assert Path("model.yaml").read_text() == "mine"
     assert tsm("owner/tiny", "--force").exit_code == 0
 
 
-def test_file_can_be_printed(hub: type[Hub]) -> None:
+@pytest.mark.usefixtures("hub")
+def test_file_can_be_printed() -> None:
     assert yaml.safe_load(tsm("owner/tiny", "-f", "-", "--name", "mine").stdout)["metadata"] == {"name": "mine"}
 
 
@@ -226,9 +229,8 @@ def test_hub_that_does_not_answer_leaves_the_task_to_be_given(hub: type[Hub], mo
     assert "revision" not in text
 
 
-def test_cache_of_this_machine_helps_without_a_network(
-    hub: type[Hub], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("hub")
+def test_cache_of_this_machine_helps_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     snapshot = tmp_path / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text(json.dumps(BERT))
@@ -244,7 +246,8 @@ def test_cache_of_this_machine_helps_without_a_network(
     assert "cache" in result.stderr
 
 
-def test_missing_library_leaves_the_task_to_be_given(hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("hub")
+def test_missing_library_leaves_the_task_to_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert tsm("owner/tiny", "--task", "fill-mask").exit_code == 0
 
@@ -259,7 +262,8 @@ def test_folder_tells_what_a_bucket_holds(hub: type[Hub]) -> None:
 @pytest.mark.parametrize(
     "arguments", [[], ["owner/x", "--task", "nonsense"], ["owner/x", "--compiler", "nonsense"]], ids=str
 )
-def test_wrong_options_are_refused(hub: type[Hub], arguments: list[str]) -> None:
+@pytest.mark.usefixtures("hub")
+def test_wrong_options_are_refused(arguments: list[str]) -> None:
     result = tsm(*arguments)
     assert result.exit_code == 2
     assert "Traceback" not in result.output

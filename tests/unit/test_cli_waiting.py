@@ -17,6 +17,8 @@ from torchscript_operator.cli.cluster.progress import Earlier, Run
 from torchscript_operator.cli.errors import CliError
 from torchscript_operator.cli.waiting import Waiting, Wanted
 
+SETTLED = Wanted()
+
 
 def at(seconds: float) -> str:
     return (START + timedelta(seconds=seconds)).astimezone(UTC).isoformat().replace("+00:00", "Z")
@@ -87,7 +89,7 @@ def clock() -> datetime:
 
 
 def wait(
-    *made: World, wanted: Wanted = Wanted(), timeout: float = 60, then: Callable[[World], None] | None = None
+    *made: World, wanted: Wanted = SETTLED, timeout: float = 60, then: Callable[[World], None] | None = None
 ) -> tuple[str, list[str]]:
     """Wait for worlds; `then` happens to the first between two looks. Returns what was said, and the models' states."""
     stream = io.StringIO()

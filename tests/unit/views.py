@@ -239,7 +239,7 @@ class FakeCluster(Cluster):
         plural: str,
         namespace: str | None,
         selector: str | None = None,
-        fields: str | None = None,
+        fields: str | None = None,  # noqa: ARG002 - as the real one
     ) -> list[Json]:
         if plural in self.forbidden:
             raise ApiError(403, f"test forbids it: {plural}.")
@@ -261,7 +261,7 @@ class FakeCluster(Cluster):
         listed = self.list(api_version, plural, namespace)
         return next((item for item in listed if item["metadata"]["name"] == name), None)
 
-    def merge(self, api_version: str, plural: str, namespace: str, name: str, patch: Json) -> Json:
+    def merge(self, _api_version: str, _plural: str, namespace: str, name: str, patch: Json) -> Json:
         self.patches.append(patch)
         body = copy.deepcopy(self.model(namespace, name))
         annotations = body["metadata"]["annotations"] | patch.get("metadata", {}).get("annotations", {})
@@ -269,7 +269,7 @@ class FakeCluster(Cluster):
         body["spec"] |= patch.get("spec", {})
         return body
 
-    def ask(self, api_version: str, plural: str, spec: Json, namespace: str | None = None) -> Json:
+    def ask(self, _api_version: str, _plural: str, spec: Json, _namespace: str | None = None) -> Json:
         self.asked.append(spec)
         about = spec["resourceAttributes"]
         return {"allowed": about["resource"] not in self.forbidden}
@@ -277,7 +277,7 @@ class FakeCluster(Cluster):
     def version(self) -> str:
         return "v1.34.1"
 
-    def log(self, namespace: str, pod: str, **options: object) -> Iterator[str]:
+    def log(self, _namespace: str, pod: str, **options: object) -> Iterator[str]:
         self.log_options.append(options)
         if pod not in self.logs:
             raise ApiError(400, f"container of {pod} is waiting to start")
@@ -285,7 +285,7 @@ class FakeCluster(Cluster):
 
 
 def _matches(item: Json, selector: str | None) -> bool:
-    labels = item["metadata"].get("labels") or {}
+    labels = item.get("metadata", {}).get("labels") or {}
     wanted = [part.partition("=") for part in (selector or "").split(",") if part]
     return all(key in labels and value in {labels[key], ""} for key, _, value in wanted)
 

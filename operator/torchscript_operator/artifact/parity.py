@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torchscript_operator.artifact.comparable import best_span, select, sequences_of
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.manifest import Agreement, OutputParity, Parity
+from torchscript_operator.artifact.ordering import worst_first as worst_first  # noqa: PLC0414 - where others look for it
 from torchscript_operator.artifact.request import Tolerances
 
 CHUNK_VALUES = 4 * 1024 * 1024
@@ -244,16 +245,6 @@ def verdict(outputs: Iterable[OutputParity], expected: Iterable[tuple[str, str]]
     ]
     passed = bool(pairs) and all(parity.passed for parity in compared)
     return Parity(verdict="Passed" if passed else "Failed", tolerances=tolerances, outputs=tuple(compared))
-
-
-def worst_first(outputs: Iterable[OutputParity]) -> list[OutputParity]:
-    """Order for readers in a hurry: failed before passed, not comparable first, then by the largest difference."""
-
-    def badness(parity: OutputParity) -> tuple[bool, float, str, str]:
-        difference = float(parity.maximum_absolute_difference)
-        return (parity.passed, -math.inf if math.isnan(difference) else -difference, parity.output, parity.shape)
-
-    return sorted(outputs, key=badness)
 
 
 def describe(parity: OutputParity) -> str:

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from torchscript_operator.artifact.manifest import OutputParity
+from torchscript_operator.artifact.ordering import worst_first
 from torchscript_operator.artifact.outcome import CandidateSummary
-from torchscript_operator.artifact.parity import worst_first
 from torchscript_operator.cli.formats import Format
 
 PIPED_WIDTH = 200

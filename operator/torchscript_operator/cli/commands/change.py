@@ -58,7 +58,7 @@ def rollback(  # noqa: PLR0913 - one parameter for each option
     to: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ARTIFACT]", help="First digits of a digest or key; the one before what serves when absent."
+            metavar="ARTIFACT", help="First digits of a digest or key; the one before what serves when absent."
         ),
     ] = None,
     *,

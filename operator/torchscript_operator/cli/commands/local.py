@@ -122,7 +122,7 @@ def verify(
 
 def inspect(
     uri: Annotated[
-        str | None, typer.Argument(metavar="[URI]", help="As for verify; the whole store when absent.")
+        str | None, typer.Argument(metavar="URI", help="As for verify; the whole store when absent.")
     ] = None,
     *,
     store: Store = None,

@@ -48,7 +48,7 @@ def seconds(text: str) -> float:
 
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="One model in full; a table of all when absent.")
+        str | None, typer.Argument(metavar="NAME", help="One model in full; a table of all when absent.")
     ] = None,
     *,
     namespace: Namespace = None,
@@ -81,7 +81,7 @@ def status(
 
 
 def wait(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Models; see --all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models; see --all.")] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="All models of the namespace.")] = False,
     wanted: Annotated[

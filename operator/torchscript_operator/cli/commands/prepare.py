@@ -35,7 +35,7 @@ class PlanCommand(TyperCommand):
 def init(  # noqa: PLR0913 - one parameter for each option
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[REPOSITORY]", help="Repository on the Hugging Face Hub, or s3://bucket/prefix."),
+        typer.Argument(metavar="REPOSITORY", help="Repository on the Hugging Face Hub, or s3://bucket/prefix."),
     ] = None,
     *,
     file: Annotated[
@@ -112,7 +112,7 @@ def _ask(question: str, otherwise: str) -> str:
 
 def plan(  # noqa: PLR0913 - one parameter for each option
     names: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Files or folders of manifests; - reads standard input.")
+        list[str], typer.Argument(metavar="FILE", help="Files or folders of manifests; - reads standard input.")
     ],
     *,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no cluster.")] = False,
@@ -165,7 +165,8 @@ def plan(  # noqa: PLR0913 - one parameter for each option
             with opened(context, namespace, kubeconfig) as cluster:
                 plans = plan_gather.online(cluster, models, known, operator_namespace, now)
     except CliError as error:
-        raise CliError(error.message, INVALID, error.advice) from error
+        advice = error.advice if offline or base else f"{error.advice} --offline asks no cluster.".strip()
+        raise CliError(error.message, INVALID, advice) from error
     if not models and not wrong:
         raise CliError(f"There is no TorchScriptModel in {', '.join(names)}.", INVALID)
     plan_show.show(plans, wrong, form, output.console(), output.console(error=True))
