@@ -122,6 +122,26 @@ def test_no_colour_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -
     assert "\x1b" not in shown.output
 
 
+def complete(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the shell is given for a command line."""
+    monkeypatch.setattr("typer.completion._get_shell_name", lambda: "bash", raising=False)
+    variables = {"_TSM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    return CliRunner().invoke(app, [], env=variables, prog_name="tsm").stdout.split()
+
+
+def test_shell_completes_names_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = views.FakeCluster(views.view(views.new()))
+    monkeypatch.setattr("torchscript_operator.cli.cluster.access.connect", lambda _options: views.connected(cluster))
+    assert complete("tsm status min", monkeypatch) == ["minilm"]
+    assert complete("tsm rollback other", monkeypatch) == []
+    assert complete("tsm roll", monkeypatch) == ["rollback"]
+
+
+def test_completion_is_silent_where_there_is_no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
+    assert complete("tsm status min", monkeypatch) == []
+
+
 def test_no_colour_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchscript_operator.cli import output
 

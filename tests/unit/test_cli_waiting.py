@@ -13,6 +13,7 @@ from tests.unit.views import FakeCluster
 from tests.unit.world import START, World
 from torchscript_operator.cli import waiting
 from torchscript_operator.cli.cluster import progress
+from torchscript_operator.cli.cluster.access import ApiError
 from torchscript_operator.cli.cluster.progress import Earlier, Run
 from torchscript_operator.cli.errors import CliError
 from torchscript_operator.cli.waiting import Waiting, Wanted
@@ -149,6 +150,41 @@ def test_stall_ends_the_wait_with_the_code_of_its_class(made: Callable[[], World
     with pytest.raises(CliError, match="Nothing more happens") as caught:
         wait(made())
     assert caught.value.exit_code == code
+
+
+def test_suspended_model_ends_the_wait() -> None:
+    with pytest.raises(CliError) as caught:
+        wait(views.suspended())
+    assert (caught.value.exit_code, "tsm resume" in caught.value.advice) == (3, True)
+
+
+def test_server_that_restarts_is_asked_again() -> None:
+    answers: list[Exception | None] = [None, ApiError(0, "gone"), ApiError(503, "busy"), None]
+
+    class Restarting(FakeCluster):
+        def model(self, namespace: str, name: str) -> dict[str, object]:
+            problem = answers.pop(0)
+            if problem is not None:
+                raise problem
+            return super().model(namespace, name)
+
+    cluster = Restarting(views.view(views.exporting()))
+
+    def sleep(_seconds: float) -> None:
+        if len(answers) == 1:
+            cluster.views = [views.view(views.serving())]
+
+    console = Console(file=io.StringIO())
+    found = Waiting(cluster, ["minilm"], SETTLED, 60, console, clock, sleep).run()
+    assert [view.state for view in found] == ["Ready"]
+    assert answers == []
+
+
+def test_server_that_never_answered_is_not_waited_for() -> None:
+    cluster = FakeCluster()
+    cluster.forbidden = {"torchscriptmodels"}
+    with pytest.raises(ApiError, match="forbids"):
+        Waiting(cluster, ["minilm"], SETTLED, 60, Console(file=io.StringIO()), clock, lambda _: None).run()
 
 
 def test_old_artifact_that_serves_is_not_what_is_waited_for() -> None:

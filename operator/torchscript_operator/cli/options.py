@@ -7,6 +7,14 @@ import typer
 
 from torchscript_operator.cli.formats import Format, View
 
+
+def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of models for the shell."""
+    from torchscript_operator.cli import completion  # noqa: PLC0415
+
+    return completion.models(ctx, incomplete)
+
+
 File = Annotated[str, typer.Argument(metavar="FILE", help="YAML file with a TorchScriptModel; - reads standard input.")]
 Name = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Which model, where the file has several.")]
 Source = Annotated[
@@ -65,7 +73,9 @@ Namespace = Annotated[
     typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Namespace; that of the context when absent."),
 ]
 AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="Look at all namespaces.")]
-ModelName = Annotated[str, typer.Argument(metavar="NAME", help="The model, as minilm or tsm/minilm.")]
+ModelName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The model, as minilm or tsm/minilm.", autocompletion=complete_model)
+]
 TargetName = Annotated[
     str | None, typer.Option("--target", "-t", metavar="NAME", help="One target; all, or the only one, when absent.")
 ]

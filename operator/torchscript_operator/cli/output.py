@@ -34,6 +34,11 @@ def console(*, error: bool = False) -> Console:
     return Console(stderr=error, width=width, highlight=False, soft_wrap=not stream.isatty())
 
 
+def remark(text: str) -> None:
+    """Say on standard error what somebody should know of an answer."""
+    console(error=True).print(f"[yellow]![/] {escape(text)}")
+
+
 def write(value: Any, form: Format) -> None:
     """Print a value for programs."""
     if form is Format.JSON:

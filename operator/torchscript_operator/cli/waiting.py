@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from http import HTTPStatus
 
 from rich.console import Console
 from rich.live import Live
@@ -72,7 +73,17 @@ def is_stuck(view: ModelView, wanted: Wanted) -> bool:
     """Whether nothing more happens by itself."""
     if not view.is_current or view.body["metadata"].get("resourceVersion") == wanted.after:
         return False
-    return view.holds(conditions.STALLED)
+    return view.holds(conditions.STALLED) or is_held(view)
+
+
+def is_held(view: ModelView) -> bool:
+    """Whether nothing happens since the model is suspended."""
+    return view.state == "Suspended" and not view.holds(conditions.RECONCILING)
+
+
+def passes_by_itself(error: ApiError) -> bool:
+    """Whether an API server that is asked again may answer: it restarts, or has too much to do."""
+    return error.status in {0, HTTPStatus.TOO_MANY_REQUESTS} or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 @dataclass(frozen=True)
@@ -227,9 +238,17 @@ class Waiting:
         """
         until = time.monotonic() + self.timeout
         logs = _Logs(self.cluster)
+        views: list[ModelView] = []
         with Live(console=self.console, auto_refresh=False, transient=True) as live:
             while True:
-                views = self._look()
+                try:
+                    views = self._look()
+                except ApiError as error:
+                    # Whoever waits for minutes need not give up for a server that restarts.
+                    if not views or not passes_by_itself(error) or time.monotonic() > until:
+                        raise
+                    self.sleep(INTERVAL_SECONDS)
+                    continue
                 open_ = [view for view in views if not is_done(view, self.wanted)]
                 for view in open_:
                     logs.watch(view)
@@ -281,7 +300,10 @@ class Waiting:
             stalled = view.condition(conditions.STALLED)
             code = exit_code(stalled.reason if stalled else "")
         names = ", ".join(view.model.name for view in stuck)
-        return CliError(f"Nothing more happens by itself: {names}.", code, "tsm status NAME shows all of it.")
+        advice = "tsm status NAME shows all of it."
+        if any(is_held(view) for view in stuck):
+            advice = "It is suspended: tsm resume NAME lets it go on."
+        return CliError(f"Nothing more happens by itself: {names}.", code, advice)
 
 
 def exit_code(reason: str) -> int:

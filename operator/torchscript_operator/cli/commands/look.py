@@ -19,6 +19,7 @@ from torchscript_operator.cli.options import (
     Store,
     TargetName,
     Timeout,
+    complete_model,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ def seconds(text: str) -> float:
 
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One model in full; a table of all when absent.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="One model in full; a table of all when absent.", autocompletion=complete_model
+        ),
     ] = None,
     *,
     namespace: Namespace = None,
@@ -77,11 +81,13 @@ def status(
     for view in found.models:
         views.show(view, form, progress.now(), output.console())
     for missing in found.missing:
-        output.console(error=True).print(f"[yellow]![/] {missing}", markup=True)
+        output.remark(missing)
 
 
 def wait(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Models; see --all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Models; see --all.", autocompletion=complete_model)
+    ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="All models of the namespace.")] = False,
     wanted: Annotated[
@@ -199,6 +205,7 @@ def report(  # noqa: PLR0913 - one parameter for each option
         typer.Argument(
             metavar="NAME|URI",
             help="A model of the cluster, as minilm or tsm/minilm; or s3://…, a folder, or the first digits of a key.",
+            autocompletion=complete_model,
         ),
     ],
     *,
