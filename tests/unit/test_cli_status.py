@@ -87,8 +87,8 @@ def test_next_step_is_not_said_twice() -> None:
 
 def test_end_of_a_log_is_shown_on_wish_and_is_no_markup() -> None:
     view = views.view(views.out_of_memory())
-    assert "line two" not in shown(view)
-    assert "[bold]line two[/bold]" in shown(view, View.WIDE)
+    assert "line one" not in shown(view)
+    assert "[bold]line one[/bold]" in shown(view, View.WIDE)
 
 
 def test_names_can_be_given_to_kubectl() -> None:

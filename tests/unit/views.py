@@ -145,7 +145,7 @@ def suspended() -> World:
 def out_of_memory() -> World:
     world = World()
     world.settle()
-    world.export_fails(137, "line one\n[bold]line two[/bold]")
+    world.export_fails(137, "[bold]line one[/bold]\nline two")
     world.settle()
     return world
 
