@@ -15,7 +15,7 @@ from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.request import StoreLocation
 from torchscript_operator.artifact.store import Credentials, FolderStore
 from torchscript_operator.cli import locations, reports
-from torchscript_operator.cli.cluster import access
+from torchscript_operator.cli.cluster import access, progress
 from torchscript_operator.cli.errors import CliError
 from torchscript_operator.cli.locations import Place
 from torchscript_operator.cli.main import app
@@ -163,6 +163,6 @@ def test_folder_of_that_name_is_a_place(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_reports_of_pods_are_those_of_the_worker() -> None:
     view = views.view(views.parity_failed())
-    (outcome,) = reports._outcomes(view, view.model.status.targets[0].job or "")
+    (outcome,) = progress.outcomes(view.job_pods(view.model.status.targets[0].job or ""))
     assert json.loads(outcome.to_json())["failure"]["reason"] == "ParityFailed"
     assert workers.parsed(outcome.to_json())["parity"]["verdict"] == "Failed"

@@ -82,6 +82,25 @@ def test_earlier_job_is_the_newest_that_ended_well() -> None:
     assert progress.took(found) == 0
 
 
+def test_cache_hit_is_no_measure() -> None:
+    world = World()
+    world.settle()
+    world.export_ends(workers.proven("a", cacheHit=True))
+    world.settle()
+    assert progress.earlier_job(views.view(world), "cpu", "export", None) is None
+
+
+def test_time_of_a_job_that_is_gone_is_in_the_status() -> None:
+    world = views.serving()
+    world.edit(source=views.OTHER)
+    world.settle()
+    world.jobs = {name: job for name, job in world.jobs.items() if job is world.running()}
+    view = views.view(world)
+    logs = waiting._Logs(FakeCluster(view))
+    logs.watch(view)
+    assert [found and found.seconds for found in logs.earlier.values()] == [42.0]
+
+
 # When it ends.
 
 

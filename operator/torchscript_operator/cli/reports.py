@@ -1,19 +1,19 @@
 """tsm report NAME: the parity report of a model in the cluster, from its store, or the figures that its status has."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
 from torchscript_operator.api.v1alpha1.status import StoreStatus, TargetStatus
 from torchscript_operator.artifact.failures import WorkerError
-from torchscript_operator.artifact.outcome import CandidateSummary, ExportOutcome
+from torchscript_operator.artifact.outcome import CandidateSummary
 from torchscript_operator.artifact.request import ARTIFACT_CREDENTIALS_PREFIX, StoreLocation
 from torchscript_operator.artifact.store import Credentials
 from torchscript_operator.cli import advice, artifacts, locations, output, status
+from torchscript_operator.cli.cluster import progress
 from torchscript_operator.cli.cluster.access import Cluster, Json
 from torchscript_operator.cli.cluster.read import ModelView
 from torchscript_operator.cli.errors import CliError
@@ -70,7 +70,7 @@ def find(view: ModelView, wish: Wish) -> Found:
 def _of_target(view: ModelView, target: TargetStatus, *, proven: bool) -> Found | None:
     store = target.artifact.store if target.artifact else _store(view)
     if target.state == "Failed" and not proven:
-        for outcome in _outcomes(view, target.job or ""):
+        for outcome in progress.outcomes(reversed(view.job_pods(target.job or ""))):
             if outcome.parity is not None and outcome.parity.report is not None:
                 return Found(target, outcome.parity.report.removesuffix(PAGE), _store(view), refused=True)
     if target.parity is None:
@@ -87,17 +87,6 @@ def _store(view: ModelView) -> StoreStatus:
         return held[0] if held else StoreStatus()
     secret = artifact.credentials_secret.name if artifact.credentials_secret else None
     return StoreStatus(endpoint=artifact.endpoint, region=artifact.region, credentials_secret=secret)
-
-
-def _outcomes(view: ModelView, job: str) -> Iterator[ExportOutcome]:
-    """What the pods of a Job have reported, the newest first."""
-    for pod in reversed(view.job_pods(job)):
-        for container in pod.get("status", {}).get("containerStatuses") or []:
-            ending = container.get("state", {}).get("terminated") or {}
-            try:
-                yield ExportOutcome.model_validate_json(ending.get("message") or "")
-            except ValidationError:
-                continue
 
 
 def show(cluster: Cluster, view: ModelView, wish: Wish, console: Console, remarks: Console) -> None:

@@ -204,7 +204,9 @@ class _Logs:
     def _earlier(self, view: ModelView, target: str, component: str, but: str) -> Earlier | None:
         job = progress.earlier_job(view, target, component, but)
         if job is None:
-            return None
+            # The Job has gone; its time is still in the status.
+            seconds = view.model.target_status(target).duration_seconds
+            return Earlier(float(seconds)) if seconds and component == EXPORT else None
         run = None
         pods = view.children.job_pods(job)
         if pods:

@@ -1,10 +1,13 @@
 """How far an export is, as the log of its Job tells, and how long such a one has taken before. All pure."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from pydantic import ValidationError
+
+from torchscript_operator.artifact.outcome import ExportOutcome
 from torchscript_operator.cli.cluster.access import Json
 from torchscript_operator.cli.cluster.read import ModelView
 from torchscript_operator.controller.model import COMPONENT_LABEL, TARGET_LABEL
@@ -124,8 +127,19 @@ def took(job: Json) -> float | None:
     )
 
 
+def outcomes(pods: Iterable[Json]) -> Iterator[ExportOutcome]:
+    """What the pods of a Job have reported, in their order."""
+    for pod in pods:
+        for container in pod.get("status", {}).get("containerStatuses") or []:
+            ending = container.get("state", {}).get("terminated") or {}
+            try:
+                yield ExportOutcome.model_validate_json(ending.get("message") or "")
+            except ValidationError:
+                continue
+
+
 def earlier_job(view: ModelView, target: str, component: str, but: str | None) -> Json | None:
-    """The newest Job of a target's step that ended well, other than the present one."""
+    """The newest Job of a target's step that ended well, other than the present one and those that had a cache hit."""
     found = [
         job
         for job in view.children.jobs
@@ -133,6 +147,7 @@ def earlier_job(view: ModelView, target: str, component: str, but: str | None) -
         and label(job, COMPONENT_LABEL) == component
         and job["metadata"]["name"] != but
         and took(job) is not None
+        and not any(outcome.cache_hit for outcome in outcomes(view.children.job_pods(job)))
     ]
     return max(found, key=started, default=None)
 
