@@ -214,6 +214,13 @@ def test_no_store_at_all_is_a_failure_where_a_model_needs_one() -> None:
     assert [check.verdict for check in doctor.judge_store([], bare)] == ["unknown", "warn"]
 
 
+def test_spec_that_cannot_be_read_is_not_judged() -> None:
+    world = views.new()
+    world.body["spec"]["task"] = "from-the-future"
+    bare = SETTINGS.model_copy(update={"artifact_store": None})
+    assert [check.verdict for check in doctor.judge_store([views.parse(world.body)], bare)] == ["unknown", "warn"]
+
+
 def test_store_that_this_machine_does_not_reach_is_no_failure(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

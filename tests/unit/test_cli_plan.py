@@ -391,6 +391,15 @@ def test_what_may_not_be_read_is_a_note(file: Path, monkeypatch: pytest.MonkeyPa
     assert "forbids it: configmaps" in result.stdout
 
 
+def test_live_spec_of_another_release_ends_the_plan(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = installed(FakeCluster(served()))
+    cluster.views[0].body["spec"]["fromTheFuture"] = True
+    monkeypatch.setattr(access, "connect", lambda _options: connected(cluster))
+    result = run(str(file))
+    assert result.exit_code == 1
+    assert "fromTheFuture" in result.stderr
+
+
 def test_children_that_may_not_be_read_end_the_plan(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = installed(FakeCluster(served()))
     cluster.forbidden = {"jobs"}

@@ -142,7 +142,21 @@ def test_spec_of_another_release_is_shown_all_the_same() -> None:
     body = {**world.body, "metadata": {**world.body["metadata"], "creationTimestamp": None}}
     view = parse(body)
     assert view.unreadable is not None
-    assert "cannot read the spec" in shown(view)
+    assert view.is_readable
+    assert "does not read all of the spec: fromTheFuture" in shown(view)
+    assert "s3://models/minilm" in shown(view)
+
+
+def test_spec_that_this_release_takes_for_wrong_is_not_guessed_at() -> None:
+    world = views.serving()
+    world.body["spec"]["task"] = "from-the-future"
+    view = parse({**world.body, "metadata": {**world.body["metadata"], "creationTimestamp": None}})
+    assert not view.is_readable
+    assert "unreadable" not in shown(view)
+
+
+def test_time_that_stands_for_never_has_no_age() -> None:
+    assert age("1970-01-01T00:00:00Z", START) == "-"
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def view(world: World) -> ModelView:
         },
     )
     found = parse(body)
-    return ModelView(body, found.model, found.unreadable, world.observed(), events)
+    return dataclasses.replace(found, children=world.observed(), events=events)
 
 
 def new() -> World:
@@ -205,7 +205,7 @@ def recorded(name: str) -> tuple[ModelView, datetime]:
     read = json.loads(path.read_text())
     children = {kind: tuple(items) if isinstance(items, list) else items for kind, items in read["children"].items()}
     found = parse(read["model"])
-    made = ModelView(found.body, found.model, found.unreadable, Observed(**children), tuple(read["events"]))
+    made = dataclasses.replace(found, children=Observed(**children), events=tuple(read["events"]))
     return made, datetime.fromisoformat(read["now"])
 
 

@@ -4,6 +4,7 @@ import re
 from datetime import datetime
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+NEVER = "1970"
 UNITS = (
     (2 * MINUTE, (1, "s"), None),
     (10 * MINUTE, (MINUTE, "m"), (1, "s")),
@@ -26,8 +27,8 @@ def duration(seconds: float) -> str:
 
 
 def age(timestamp: str | None, now: datetime) -> str:
-    """How long ago a time that Kubernetes wrote was; a hyphen for none."""
-    return duration(seconds_since(timestamp, now)) if timestamp else "-"
+    """How long ago a time that Kubernetes wrote was; a hyphen for none, as which the CRD's default of 1970 counts."""
+    return duration(seconds_since(timestamp, now)) if timestamp and not timestamp.startswith(NEVER) else "-"
 
 
 def seconds_since(timestamp: str, now: datetime) -> float:

@@ -282,7 +282,7 @@ def judge_store(models: Sequence[ModelView], settings: Settings | None) -> Itera
     else:
         yield Check("store, from pods", "unknown", "no Job has stored anything yet", "The first export will tell.")
     if settings is not None and settings.artifact_store is None:
-        without = [view.model.name for view in models if view.model.spec.artifact is None]
+        without = [view.model.name for view in models if view.is_readable and view.model.spec.artifact is None]
         remedy = "Set the chart's value artifactStore, or spec.artifact in each model."
         if without:
             yield Check("default store", "fail", f"none is set, and none by {', '.join(without)}", remedy)
@@ -312,7 +312,7 @@ def _nodes(patient: Patient) -> Iterator[Check]:
 
 def judge_pools(found: Sequence[Json], models: Sequence[ModelView], settings: Settings) -> Iterator[Check]:
     """For each compiler, whether nodes take its Jobs and its serving pods by the operator's defaults."""
-    used = {target.compiler for view in models for target in view.model.spec.targets}
+    used = {target.compiler for view in models if view.is_readable for target in view.model.spec.targets}
     for compiler in get_args(Compiler):
         target = Target(name=compiler, compiler=compiler, precision="float32")
         places = {"export": placement.job(target, settings), "serving": _serving(target, settings)}

@@ -95,7 +95,7 @@ def of_model(view: ModelView) -> list[Trouble]:
             step = next_step(stalled.reason, view.model.name)
             found.append(Trouble("model", stalled.reason, message, step, time=stalled.last_transition_time))
     if view.unreadable:
-        message = f"This release of tsm cannot read the spec: {view.unreadable}."
+        message = f"This release of tsm does not read all of the spec: {view.unreadable}."
         found.append(Trouble("model", conditions.INVALID_SPEC, message, "Install the tsm of the operator's release."))
     return found
 

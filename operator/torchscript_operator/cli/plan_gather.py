@@ -138,6 +138,9 @@ def _live(cluster: Cluster, model: Model) -> ModelView | None:
         message = f"A plan needs all of the model's children: {found.missing[0]}"
         raise CliError(message, REFUSED, "Ask for the right to list them, or plan with --offline --base FILE.")
     (view,) = found.models
+    if view.unreadable is not None:
+        message = f"{model.namespace}/{model.name} has what this tsm does not know: {view.unreadable}."
+        raise CliError(message, REFUSED, "Install the tsm of the operator's release; `tsm doctor` tells which it is.")
     children = view.children
     # Somebody else's Service of the model's name bears no label of ours.
     service = children.service or here.get("v1", "services", model.namespace, model.name)

@@ -53,6 +53,8 @@ def styled(text: str) -> str:
 def source_of(view: ModelView) -> str:
     """The model's source in one word."""
     source = view.model.spec.source
+    if not view.is_readable:
+        return "-"
     if source.hugging_face is not None:
         return f"hf://{source.hugging_face.repository}@{source.hugging_face.revision}"
     if source.s3 is not None:

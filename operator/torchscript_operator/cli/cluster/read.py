@@ -1,10 +1,12 @@
 """The read model: everything about the models of a namespace, as typed objects, from one function."""
 
+import contextlib
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -19,6 +21,8 @@ Depth = Literal["models", "children", "events"]
 """How much is read: the models alone in one call, their children too, or the events about them as well."""
 State = Literal["Ready", "Updating", "Degraded", "Working", "Waiting", "Failed", "Suspended", "Deleting"]
 NOTHING = Observed()
+MOST_TOLD = 3
+"""Of the fields that are not read."""
 CHILDREN = (("batch/v1", "jobs"), ("v1", "pods"), ("apps/v1", "deployments"), ("v1", "services"))
 
 
@@ -30,11 +34,13 @@ class ModelView:
     """As the API server sent it."""
     model: Model
     unreadable: str | None = None
-    """Why the spec is not one that this release reads; `model` then has another in its place."""
+    """What of the spec this release does not read."""
     children: Observed = NOTHING
     """Jobs, pods, Deployments and the Service; empty where they were not asked for or may not be read."""
     events: tuple[Json, ...] = ()
     """About the model, the oldest first."""
+    is_readable: bool = True
+    """Whether `model` has the object's spec, at least what this release knows of it, and not another in its place."""
 
     @property
     def created(self) -> str:
@@ -115,13 +121,31 @@ class Reading:
 
 
 def parse(body: Json) -> ModelView:
-    """A model without children."""
+    """A model without children. Fields of another release are passed over and told of."""
     try:
         return ModelView(body, Model.parse(body))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(step) for step in first["loc"])
-        return ModelView(body, Model.unreadable(body), f"{where}: {first['msg']}")
+        found = error.errors()
+        told = "; ".join(f"{'.'.join(str(step) for step in it['loc'])}: {it['msg']}" for it in found[:MOST_TOLD])
+    if all(it["type"] == "extra_forbidden" for it in found):
+        known = copy.deepcopy(body["spec"])
+        for it in found:
+            _drop(known, it["loc"])
+        with contextlib.suppress(ValidationError):
+            return ModelView(body, Model.parse({**body, "spec": known}), told)
+    return ModelView(body, Model.unreadable(body), told, is_readable=False)
+
+
+def _drop(spec: Any, path: tuple[int | str, ...]) -> None:
+    """Take a field away; a path that is none of the object's is left alone."""
+    *above, last = path
+    for step in above:
+        try:
+            spec = spec[step]
+        except (KeyError, IndexError, TypeError):
+            return
+    if isinstance(spec, dict):
+        spec.pop(last, None)
 
 
 def read(cluster: Cluster, name: str | None = None, depth: Depth = "models") -> Reading:
@@ -182,4 +206,4 @@ def _joined(
         )
         told = sorted(of["events", *key], key=lambda event: str(event.get("lastTimestamp") or ""))
         mine = [event for event in told if event["involvedObject"].get("uid") in {None, view.model.uid}]
-        yield ModelView(view.body, view.model, view.unreadable, observed, tuple(mine))
+        yield replace(view, children=observed, events=tuple(mine))
