@@ -48,6 +48,10 @@ unit: venv ## The fast tests: pure functions, golden files, the chart
 bench-export: venv ## Our export's time and memory against the guide's bare script (4 minutes on a quiet machine)
 	@$(PYTHON) -m tests.bench.export
 
+.PHONY: load-test
+load-test: venv ## The server at twice what it can do, each answer compared with eager's (MINUTES=10; build/bench/load.json)
+	@$(PYTHON) -m tests.bench.load --minutes $(or $(MINUTES),10)
+
 # The oldest Transformers that the export takes: it unties, traces and names what is missing otherwise than version 5.
 build/transformers-4/.done: pyproject.toml | $(UV)
 	@echo "==> Python environment with Transformers 4 (about a minute)"

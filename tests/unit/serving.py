@@ -100,16 +100,17 @@ def expected(texts: list[str]) -> list[list[float]]:
     return [runner.run(tokenizing.encode([text]), alone=True).results[0].tolist() for text in texts]
 
 
-def make_state(runner: TorchRunner, **changes: Any) -> State:
+def make_state(runner: TorchRunner, tokenizing: Tokenizing | None = None, **changes: Any) -> State:
     """A ready state; its engine starts on the running loop."""
     settings = Settings(**({"grpc_port": 0, "host": "127.0.0.1"} | changes))
     state = State(
         ServeRequest(model="ns/toy", target="cpu", artifact=StoreLocation(uri="file:///x/key"), digest=DIGEST),
         settings,
     )
-    engine = Engine(runner, Limits(settings.queue_rows, settings.queue_tokens), state.metrics)
+    limits = Limits(settings.queue_rows, settings.queue_tokens, forward_seconds=settings.forward_seconds)
+    engine = Engine(runner, limits, state.metrics)
     engine.start(asyncio.get_running_loop())
-    state.model = Model(runner.manifest, runner.task, toy_tokenizing(), runner.buckets, engine)
+    state.model = Model(runner.manifest, runner.task, tokenizing or toy_tokenizing(), runner.buckets, engine)
     state.enter("serve")
     return state
 
@@ -145,13 +146,20 @@ class Live:
 
 
 @contextmanager
-def live(found: Manifest | None = None, toy: Any = None, tls: Tls | None = None, **changes: Any) -> Iterator[Live]:
-    """Both protocols over real sockets, on a loop in a thread of its own."""
+def live(
+    found: Manifest | None = None,
+    toy: Any = None,
+    tls: Tls | None = None,
+    model: tuple[TorchRunner, Tokenizing] | None = None,
+    **changes: Any,
+) -> Iterator[Live]:
+    """Both protocols over real sockets, on a loop in a thread of its own. model: in place of the toy."""
     started: list[Any] = []
     ready = threading.Event()
 
     async def serve() -> None:
-        state = make_state(toy_runner(found, toy), **changes)
+        runner, tokenizing = model or (toy_runner(found, toy), None)
+        state = make_state(runner, tokenizing, **changes)
         settings = state.settings
         tokens = Tokens(Path(settings.token_file)) if settings.token_file else None
         bounds = Bounds(

@@ -64,13 +64,20 @@ class FakeRunner:
 
 @asynccontextmanager
 async def running(
-    runner: FakeRunner, *, workers: int = 1, queue_rows: int = 10_000, delay: float = 0.0, forward_seconds: float = 60.0
+    runner: FakeRunner,
+    *,
+    workers: int = 1,
+    queue_rows: int = 10_000,
+    queue_seconds: float = 60.0,
+    delay: float = 0.0,
+    forward_seconds: float = 60.0,
 ) -> AsyncIterator[Engine]:
     engine = Engine(
         runner,
         Limits(
             queue_rows=queue_rows,
             queue_tokens=10_000_000,
+            queue_seconds=queue_seconds,
             delay_seconds=delay,
             forward_seconds=forward_seconds,
             workers=workers,
@@ -187,6 +194,22 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
         with pytest.raises(QueueFullError) as caught:
             await engine.compute([row(2, 5)], 30)
         assert caught.value.retry_after >= 1
+        runner.gate.set()
+        await asyncio.gather(first, second)
+
+
+async def test_rows_that_would_wait_too_long_are_refused_at_once() -> None:
+    runner = FakeRunner()
+    runner.gate.clear()
+    async with running(runner, queue_seconds=4.0) as engine:
+        first = asyncio.ensure_future(engine.compute([row(0, 5)], 30))
+        await until(runner.entered.is_set)
+        engine._rate = 1.0
+        second = asyncio.ensure_future(engine.compute([row(1, 5)], 30))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError) as caught:
+            await engine.compute([row(2, 5)], 30)
+        assert caught.value.retry_after == 5
         runner.gate.set()
         await asyncio.gather(first, second)
 

@@ -6,6 +6,7 @@ late leaves the queue; when a compute thread dies, every request fails at once a
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from bisect import bisect_left, bisect_right
@@ -65,6 +66,8 @@ class Limits:
     forward_seconds: float = 60.0
     """A forward pass beyond this counts as hung."""
     workers: int = 1
+    queue_seconds: float = math.inf
+    """Rows that would wait longer than this for what waits already are refused: better at once than after a wait."""
 
 
 class _Ticket:
@@ -175,9 +178,11 @@ class Engine:
         with self._condition:
             if self._dead or self._stopping:
                 raise EngineDeadError
+            rate = self._rate * self._limits.workers
             full = len(self._items) + len(rows) > self._limits.queue_rows
-            if full or self._tokens + tokens > self._limits.queue_tokens:
-                raise QueueFullError(retry_after(self._tokens, self._rate * self._limits.workers))
+            late = self._tokens > self._limits.queue_seconds * rate > 0
+            if full or late or self._tokens + tokens > self._limits.queue_tokens:
+                raise QueueFullError(retry_after(self._tokens, rate))
             for index, row in enumerate(rows):
                 item = _Item(ticket, index, row, self._runner.padded(row.length), now)
                 place = bisect_right(self._lengths, item.padded)

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import orjson
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -64,13 +65,14 @@ class Ready(BaseModel):
 
 async def described(state: State, _request: Request) -> Response:
     """GET /openapi.json."""
-    return json_response(_document(state))
+    return Response(_made(state, "json", lambda: orjson.dumps(_document(state))), media_type=openapi.JSON)
 
 
 async def docs(state: State, _request: Request) -> Response:
     """GET /docs."""
     policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-    return Response(openapi.page(_document(state)), headers=policy, media_type=openapi.HTML)
+    page = _made(state, "html", lambda: openapi.page(_document(state)).encode())
+    return Response(page, headers=policy, media_type=openapi.HTML)
 
 
 OIP, OPENAI, HUGGING_FACE, OPERATION = "Open Inference Protocol", "OpenAI", "Hugging Face", "Operation"
@@ -146,6 +148,14 @@ def application(state: State, tokens: Tokens | None = None) -> ASGIApp:
 def health(state: State) -> ASGIApp:
     """What the health port answers."""
     return _application(state, [route for route in ROUTES if route[1] in HEALTH], None)
+
+
+def _made(state: State, kind: str, make: Callable[[], bytes]) -> bytes:
+    """Made once, and once more when the model is there: some 10 ms in which nobody else is served."""
+    key = (kind, state.model is not None)
+    if key not in state.documents:
+        state.documents[key] = make()
+    return state.documents[key]
 
 
 def _document(state: State) -> Any:

@@ -158,6 +158,7 @@ class Process:
                 delay_seconds=request.batching.maximum_delay_milliseconds / 1000,
                 forward_seconds=settings.forward_seconds,
                 workers=outcome.runner.workers,
+                queue_seconds=settings.queue_seconds,
             ),
             self._state.metrics,
         )

@@ -41,6 +41,9 @@ class Settings:
     """Texts that may wait; beyond, clients are told to come back later."""
     queue_tokens: int = 524288
     """Tokens that may wait: at 8 bytes and three inputs a token, 12 MiB."""
+    queue_seconds: float = 5.0
+    """Texts that would wait longer than this, as fast as passes are now, are refused at once with 429, so that whoever
+    is let in is answered well within the request's own time."""
     request_bytes: int = 8 * 1024 * 1024
     """Longest request body."""
     buffered_bytes: int = 128 * 1024 * 1024

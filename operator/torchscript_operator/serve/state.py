@@ -51,6 +51,8 @@ class State:
     """Whether clients need a token, for the OpenAPI document."""
     tracing: "Tracing | None" = None
     """Makes spans; None where none are asked for."""
+    documents: dict[tuple[str, bool], bytes] = field(default_factory=dict)
+    """The API's descriptions, by their kind and by whether the model was there."""
     buffered_bytes: int = 0
     """Request bodies held now."""
     _stage_began: float = field(default_factory=time.monotonic)
