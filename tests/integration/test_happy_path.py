@@ -38,3 +38,32 @@ def test_several_models_are_kept_apart(models: Models) -> None:
     models.create("two")
     eventually(lambda: len(models.jobs()) == 2, "two Jobs")
     assert {job["metadata"]["labels"]["torchscript.dev/model"] for job in models.jobs()} == {"one", "two"}
+
+
+def test_a_guarded_model_is_behind_https_with_its_secrets_as_files(models: Models) -> None:
+    guard = {
+        "access": {"tokenSecret": {"name": "clients", "key": "tokens"}},
+        "tls": {"secretName": "minilm-tls", "clientAuthority": {"name": "clients-ca", "key": "ca.crt"}},
+    }
+    models.create(serving=guard)
+    models.serves("a")
+    assert models.get()["status"]["serving"]["url"].startswith("https://minilm.")
+    service, deployment = models.service(), models.deployment()
+    assert service is not None
+    assert deployment is not None
+    assert [(port["name"], port["port"]) for port in service["spec"]["ports"]] == [("https", 443), ("grpc", 9000)]
+    pod = deployment["spec"]["template"]["spec"]
+    assert [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume] == [
+        "clients",
+        "minilm-tls",
+        "clients-ca",
+    ]
+    assert pod["containers"][0]["readinessProbe"]["httpGet"]["port"] == "health"
+
+    models.edit(serving={"access": None, "tls": None})
+    eventually(lambda: models.get()["status"]["serving"]["url"].startswith("http://"), "a URL of plain HTTP")
+    plain, bare = models.service(), models.deployment()
+    assert plain is not None
+    assert bare is not None
+    assert [(port["name"], port["port"]) for port in plain["spec"]["ports"]] == [("http", 80), ("grpc", 9000)]
+    assert not any("secret" in volume for volume in bare["spec"]["template"]["spec"]["volumes"])
