@@ -402,15 +402,25 @@ async def test_a_request_id_is_honoured_or_made() -> None:
         assert len(forged.headers["x-request-id"]) == 32
 
 
-async def test_access_lines_are_debug_and_leave_probes_out(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG", "torchscript_operator.serve.edge")
-    async with serving() as (client, _):
+@pytest.mark.parametrize(("level", "access_log"), [("DEBUG", False), ("INFO", True)])
+async def test_access_lines_are_written_when_asked_for_and_leave_probes_out(
+    caplog: pytest.LogCaptureFixture, level: str, access_log: bool
+) -> None:
+    caplog.set_level(level, "torchscript_operator.serve.edge")
+    async with serving(access_log=access_log) as (client, _):
         await client.get("/v2/health/live")
         await client.get("/v2", headers={"X-Request-Id": "abc"})
     lines = [record for record in caplog.records if record.message == "request"]
     assert [(line.__dict__["path"], line.__dict__["status"], line.__dict__["request_id"]) for line in lines] == [
         ("/v2", 200, "abc")
     ]
+
+
+async def test_without_being_asked_for_no_access_line_is_written(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "torchscript_operator.serve.edge")
+    async with serving() as (client, _):
+        await client.get("/v2")
+    assert not [record for record in caplog.records if record.message == "request"]
 
 
 async def test_metrics_count_requests_tokens_and_padding() -> None:

@@ -64,6 +64,8 @@ def add(parts: PodParts, serving: Serving, name: str) -> None:
     """Add what the server needs for all this; name: the model's, for traces."""
     if guarded(serving):
         parts.set(request.SERVE_HEALTH_PORT_VARIABLE, str(request.SERVE_HEALTH_PORT))
+    if serving.access_log:
+        parts.set(request.SERVE_ACCESS_LOG_VARIABLE, "true")
     if serving.access is not None:
         _tokens(parts, serving.access)
     if serving.tls is not None:

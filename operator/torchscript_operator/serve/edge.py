@@ -74,7 +74,9 @@ class Edge:
         metrics = self._state.metrics
         metrics.requests.labels(route, str(status)).inc()
         metrics.request_seconds.labels(route).observe(seconds)
-        level = logging.WARNING if status >= SERVER_ERROR and self._state.ready else logging.DEBUG
+        level = logging.INFO if self._state.settings.access_log else logging.DEBUG
+        if status >= SERVER_ERROR and self._state.ready:
+            level = logging.WARNING
         if not LOGGER.isEnabledFor(level):
             return
         if scope["path"].startswith(PROBES) and not self._state.settings.log_probes:

@@ -148,7 +148,8 @@ class Listener:
         metrics = self._state.metrics
         metrics.requests.labels(route, status).inc()
         metrics.request_seconds.labels(route).observe(seconds)
-        LOGGER.debug(
+        LOGGER.log(
+            logging.INFO if self._state.settings.access_log else logging.DEBUG,
             "request",
             extra={
                 "request_id": request_id,

@@ -23,7 +23,9 @@ class Settings:
     scratch: str = SCRATCH_PATH
     """Writable folder for the fetched artifact; its variable is the contract's TSM_SCRATCH_PATH."""
     log_level: str = "info"
-    """debug writes one access line for each request."""
+    """debug writes one access line for each request too."""
+    access_log: bool = False
+    """Write one access line for each request."""
     log_probes: bool = False
     """Write access lines for health probes and metric scrapes too."""
     workers: int = 0

@@ -387,6 +387,8 @@ class Serving(ApiModel):
     """Certificates; plain text when absent."""
     tracing: Tracing | None = None
     """Where traces go; none are made when absent."""
+    access_log: bool = False
+    """Write a line of JSON for each request, with its id, status and duration. Faults are always written."""
     progress_deadline_seconds: Annotated[int, Field(ge=30, le=86400)] = 600
     """Seconds a rollout may take; then the last good artifact is put back."""
 
