@@ -78,11 +78,13 @@ def test_update_rolls_over_without_a_failed_request(models: Models, s3: S3, tmp_
     old, new = eager(sites.model_folder()), eager(revised)
     assert np.abs(old - new).max() > 100 * TOLERANCE
     stop = threading.Event()
+    sent: list[int] = []
     failures: list[str] = []
     seen: list[str] = []
 
     def client_loop() -> None:
         while not stop.is_set():
+            sent.append(1)
             try:
                 answer = ask(url, "rolling")
             except OSError as error:
@@ -91,8 +93,9 @@ def test_update_rolls_over_without_a_failed_request(models: Models, s3: S3, tmp_
             is_old, is_new = (np.abs(answer - known).max() <= TOLERANCE for known in (old, new))
             seen.append("old" if is_old else "new" if is_new else "wrong")
 
-    asking = threading.Thread(target=client_loop)
-    asking.start()
+    clients = [threading.Thread(target=client_loop) for _ in range(4)]
+    for client in clients:
+        client.start()
     try:
 
         def revise(body: Json) -> None:
@@ -103,8 +106,11 @@ def test_update_rolls_over_without_a_failed_request(models: Models, s3: S3, tmp_
         models.until(lambda: len(models.children("pods", "rolling")) > 0 and seen[-1] == "new", "answers of the new")
     finally:
         stop.set()
-        asking.join()
+        for client in clients:
+            client.join()
     assert failures == []
+    # Every request that was sent has its answer.
+    assert len(seen) == len(sent) > 50
     assert set(seen) == {"old", "new"}
     digests = [model["status"]["targets"][0]["artifact"]["digest"] for model in (before, after)]
     assert digests[0] != digests[1]
