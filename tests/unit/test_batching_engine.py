@@ -214,6 +214,22 @@ async def test_rows_that_would_wait_too_long_are_refused_at_once() -> None:
         await asyncio.gather(first, second)
 
 
+async def test_while_rows_wait_too_long_no_more_are_let_in() -> None:
+    runner = FakeRunner()
+    runner.gate.clear()
+    async with running(runner, queue_seconds=5.0) as engine:
+        first = asyncio.ensure_future(engine.compute([row(0, 5)], 30))
+        await until(runner.entered.is_set)
+        second = asyncio.ensure_future(engine.compute([row(1, 5)], 30))
+        await asyncio.sleep(0)
+        clock = engine._clock
+        engine._clock = lambda: clock() + 6
+        with pytest.raises(QueueFullError):
+            await engine.compute([row(2, 5)], 30)
+        runner.gate.set()
+        await asyncio.gather(first, second)
+
+
 async def test_a_late_request_fails_and_leaves_the_queue() -> None:
     runner = FakeRunner()
     runner.gate.clear()

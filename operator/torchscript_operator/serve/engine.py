@@ -180,7 +180,9 @@ class Engine:
                 raise EngineDeadError
             rate = self._rate * self._limits.workers
             full = len(self._items) + len(rows) > self._limits.queue_rows
+            # By the pace of passes, and by what has come true where the pace is not kept.
             late = self._tokens > self._limits.queue_seconds * rate > 0
+            late |= bool(self._items) and now - self._oldest().arrived > self._limits.queue_seconds
             if full or late or self._tokens + tokens > self._limits.queue_tokens:
                 raise QueueFullError(retry_after(self._tokens, rate))
             for index, row in enumerate(rows):
