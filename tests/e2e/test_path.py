@@ -93,7 +93,7 @@ def test_update_rolls_over_without_a_failed_request(models: Models, s3: S3, tmp_
             is_old, is_new = (np.abs(answer - known).max() <= TOLERANCE for known in (old, new))
             seen.append("old" if is_old else "new" if is_new else "wrong")
 
-    clients = [threading.Thread(target=client_loop) for _ in range(4)]
+    clients = [threading.Thread(target=client_loop) for _ in range(2)]
     for client in clients:
         client.start()
     try:
