@@ -23,9 +23,12 @@ SCHEMA = crd.schema_of(TorchScriptModelSpec)
 REFERENCES = {
     "credentialsSecret": ("Secret", "name"),
     "tokenSecret": ("Secret", "name"),
+    "clientAuthority": ("Secret", "name"),
     "configMap": ("ConfigMap", "name"),
 }
 """Fields that name another object of the namespace, with its kind."""
+NAMES = {"claimName": "PersistentVolumeClaim", "secretName": "Secret"}
+"""Fields that are such a name."""
 
 
 def build(folder: Path) -> list[Json]:
@@ -56,8 +59,8 @@ def referring() -> list[tuple[tuple[str, ...], str]]:
         if path[-1] in REFERENCES:
             kind, key = REFERENCES[path[-1]]
             found.append(((*path, key), kind))
-        elif path[-1] == "claimName":
-            found.append((path, "PersistentVolumeClaim"))
+        elif path[-1] in NAMES:
+            found.append((path, NAMES[path[-1]]))
     return found
 
 
