@@ -19,7 +19,14 @@ def read(path: Path) -> Any:
 
 
 def test_there_are_examples() -> None:
-    assert {path.stem for path in EXAMPLES} >= {"least", "minilm", "volume", "huggingface-private", "export-only", "guarded"}
+    assert {path.stem for path in EXAMPLES} >= {
+        "least",
+        "minilm",
+        "volume",
+        "huggingface-private",
+        "export-only",
+        "guarded",
+    }
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
