@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import os
 import random
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -14,7 +16,7 @@ from typing import Any
 import kopf
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
-from torchscript_operator.controller import handlers, health, metrics
+from torchscript_operator.controller import handlers, health, metrics, tracing
 from torchscript_operator.controller.calls import Calls
 from torchscript_operator.controller.children import KINDS, Children
 from torchscript_operator.controller.cluster import ApiError, Cluster, collection, connect
@@ -136,11 +138,12 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
     stop = asyncio.Event()
     _end_at_signals(stop)
     calls = Calls(watched(settings))
-    async with connect(calls.trace()) as cluster:
+    async with connect(calls.trace()) as cluster, AsyncExitStack() as stack:
+        tracer = stack.enter_context(tracing.exporting(os.environ))
         turn = leadership(cluster, settings)
         children = Children()
         reconciler = Reconciler(replace(cluster, may_write=turn.leads), settings, children)
-        queue = Queue(reconciler, settings.workers, turn.leading.is_set)
+        queue = Queue(tracing.traced(reconciler, tracer), settings.workers, turn.leading.is_set)
         listener = handlers.Listener(queue)
         watches = [
             Watch(cluster, queue, children, plural, namespace, settings.resync_seconds)
