@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -24,9 +25,10 @@ async def answer(port: int, path: str) -> tuple[int, str]:
             return 0, ""
 
 
-async def until(port: int, path: str, status: int) -> str:
+async def until(operator: asyncio.Task[None], port: int, path: str, status: int) -> str:
     async with asyncio.timeout(WAIT_SECONDS):
         while True:
+            assert not operator.done(), operator.result()
             found, text = await answer(port, path)
             if found == status:
                 return text
@@ -38,6 +40,9 @@ async def test_watch_that_ends_and_does_not_begin_again_makes_the_operator_unwel
     plane: ControlPlane, settings_file: Path, monkeypatch: pytest.MonkeyPatch, plural: str
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(plane.kubeconfig))
+    # The client has read that variable when it was imported.
+    load = partial(cluster.config.load_kube_config, config_file=str(plane.kubeconfig))
+    monkeypatch.setattr(cluster.config, "load_kube_config", load)
     # The server ends a watch after 2 s in place of 5 minutes, and deaf is who has not begun again after 10 s.
     monkeypatch.setattr(cluster, "WATCH_SECONDS", 2)
     monkeypatch.setattr(health, "DEAF_SECONDS", 10)
@@ -46,14 +51,14 @@ async def test_watch_that_ends_and_does_not_begin_again_makes_the_operator_unwel
     if plural == "deployments":
         hold(monkeypatch, plural, held)
     operator = asyncio.create_task(app.run(settings.load(settings_file), port))
-    await until(port, "/readyz", 200)
-    assert await until(port, "/healthz", 200) == "ok"
+    await until(operator, port, "/readyz", 200)
+    assert await until(operator, port, "/healthz", 200) == "ok"
     if plural == "torchscriptmodels":
         # As kopf's watcher ends on an error that it does not expect: nobody starts it again.
         (watcher,) = [task for task in asyncio.all_tasks() if task.get_name().startswith(f"watcher for {plural}.")]
         watcher.cancel()
     held.set()
-    text = await until(port, "/healthz", 500)
+    text = await until(operator, port, "/healthz", 500)
     assert text.startswith("the watch of /apis/")
     assert f"/{plural} has not begun again" in text
     os.kill(os.getpid(), signal.SIGTERM)

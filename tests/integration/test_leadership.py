@@ -1,5 +1,6 @@
 """Two operators, of which one leads: however it ends, the other goes on where it stopped."""
 
+import json
 import signal
 import socket
 import threading
@@ -12,13 +13,14 @@ import yaml
 
 from tests.cluster.controlplane import ControlPlane
 from tests.integration.conftest import HOME, SETTINGS, install_rights
-from tests.integration.harness import Api, Json, Models, Operator, audit, eventually, writes
+from tests.integration.harness import OTHER, Api, Json, Models, Operator, audit, eventually, writes
 
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases"
 QUICK = {"leaseDurationSeconds": 8, "renewDeadlineSeconds": 5, "retrySeconds": 0.5}
 """Terms by which a leader that is lost is replaced soon; the usual ones are 15, 10 and 2."""
 PATIENT = {"leaseDurationSeconds": 600, "renewDeadlineSeconds": 500, "retrySeconds": 0.5}
 """Terms by which nobody is replaced within a test unless the lease is given back."""
+ENDED = "was lost, so this operator ends"
 LOST = 4
 """Exit code of an operator that has lost its lease."""
 
@@ -30,18 +32,23 @@ class Pair:
         self.api, self.folder, self.kubeconfig, self.user = api, folder, kubeconfig, user
         self.models = Models(api, namespace)
         self.operators: list[Operator] = []
+        self.logs: list[Path] = []
 
     def start(self, terms: Json, count: int = 2, kubeconfig: Path | None = None) -> None:
         settings = self.folder / "settings.yaml"
         election = {"enabled": True, "name": "tsm-ha", "namespace": HOME, **terms}
         wanted = {**SETTINGS, "watchNamespaces": [self.models.namespace], "leaderElection": election}
         settings.write_text(yaml.safe_dump(wanted))
-        for _ in range(count):
-            log = self.folder / f"operator-{len(self.operators)}.log"
-            operator = Operator(kubeconfig or self.kubeconfig, settings, log)
-            self.operators.append(operator)
+        started = [Operator(kubeconfig or self.kubeconfig, settings, self.log()) for _ in range(count)]
+        self.operators += started
+        for operator in started:
             operator.start()
+        for operator in started:
             eventually(lambda it=operator: it.get("/readyz"), "the operator to be ready, leader or not", 60)
+
+    def log(self) -> Path:
+        self.logs.append(self.folder / f"operator-{len(self.logs)}.log")
+        return self.logs[-1]
 
     def leader(self, but: Operator | None = None) -> Operator:
         def look() -> Operator | None:
@@ -77,37 +84,32 @@ def pair(
         if operator.alive:
             operator.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
             operator.kill()
-        print(operator.log.read_text())  # noqa: T201 -- pytest shows it when the test fails
-        assert [line for line in operator.faults() if "was lost, so this operator ends" not in line["message"]] == []
+        text = operator.log.read_text()
+        print(text)  # noqa: T201 -- pytest shows it when the test fails
+        # A connection that hangs is not closed in good order, which Python says in lines of its own.
+        told = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        bad = [line for line in told if "exception" in line or line["level"] in {"error", "critical"}]
+        assert [line["message"] for line in bad if ENDED not in line["message"]] == []
 
 
-def test_one_of_two_leads_the_other_is_ready_and_nothing_is_refused(
-    plane: ControlPlane, pair: Callable[..., Pair]
-) -> None:
-    two = pair(PATIENT)
-    leader = two.leader()
-    two.models.create()
-    two.models.serves("a")
-    (other,) = [it for it in two.operators if it is not leader]
-    assert other.get("/readyz") == other.get("/healthz") == "ok"
-    assert "tsm_leader 0.0" in (other.get("/metrics") or "")
-    assert 'tsm_reconcile_total{result="success"}' not in (other.get("/metrics") or "")
-    refused = [it["requestURI"] for it in audit(plane, two.user) if it["responseStatus"]["code"] in {401, 403}]
-    assert refused == []
-    told = two.api("GET", f"/api/v1/namespaces/{HOME}/events?fieldSelector=reason=LeaderElection")["items"]
-    assert f"{two.lease()['spec']['holderIdentity']} became leader" in [it["message"] for it in told]
-
-
-def test_leader_that_is_asked_to_end_gives_its_lease_back(pair: Callable[..., Pair]) -> None:
+def test_leader_that_is_asked_to_end_gives_its_lease_back(plane: ControlPlane, pair: Callable[..., Pair]) -> None:
     two = pair(PATIENT)
     first = two.leader()
     two.models.create()
     job = two.models.awaits_job()
+    (other,) = [it for it in two.operators if it is not first]
+    assert other.get("/readyz") == other.get("/healthz") == "ok", "an operator that waits is well"
+    assert 'tsm_reconcile_total{result="success"}' not in (other.get("/metrics") or "")
     assert first.kill(signal.SIGTERM) == 0
-    assert two.leader(but=first) is not first
+    assert two.leader(but=first) is other
     assert two.lease()["spec"]["leaseTransitions"] == 1
     two.models.serves("a")
     assert [it["metadata"]["uid"] for it in two.models.jobs()] == [job["metadata"]["uid"]]
+    # All of it with the rights that the chart gives, and with an event about who leads.
+    refused = [it["requestURI"] for it in audit(plane, two.user) if it["responseStatus"]["code"] in {401, 403}]
+    assert refused == []
+    told = two.api("GET", f"/api/v1/namespaces/{HOME}/events?fieldSelector=reason=LeaderElection")["items"]
+    assert f"{two.lease()['spec']['holderIdentity']} became leader" in [it["message"] for it in told]
 
 
 def test_leader_that_is_killed_is_replaced(plane: ControlPlane, pair: Callable[..., Pair]) -> None:
@@ -116,12 +118,11 @@ def test_leader_that_is_killed_is_replaced(plane: ControlPlane, pair: Callable[.
     two.models.create()
     job = two.models.awaits_job()
     first.kill(signal.SIGKILL)
-    two.models.edit(suspend=True)  # whoever comes next has missed this
+    two.models.edit(source=OTHER)  # whoever comes next has not been told by the first one
     two.leader(but=first)
-    two.models.edit(suspend=False)
-    two.models.serves("a")
-    assert [it["metadata"]["uid"] for it in two.models.jobs()] == [job["metadata"]["uid"]]
-    assert len([it for it in writes(plane, two.user, two.models.namespace) if it.startswith("create jobs")]) == 1
+    two.models.awaits_job(but=job["metadata"]["name"])
+    two.models.serves("b")
+    assert len([it for it in writes(plane, two.user, two.models.namespace) if it.startswith("create jobs")]) == 2
 
 
 def test_leader_that_was_held_up_writes_nothing_and_ends(plane: ControlPlane, pair: Callable[..., Pair]) -> None:
@@ -133,7 +134,7 @@ def test_leader_that_was_held_up_writes_nothing_and_ends(plane: ControlPlane, pa
     two.models.create()
     two.models.awaits_job()
     second.kill(signal.SIGTERM)  # nobody else is there to do what the first one must not do any more
-    two.models.edit(source={"s3": {"uri": "s3://models/other"}})
+    two.models.edit(source=OTHER)
     before = writes(plane, two.user, two.models.namespace)
     first.process.send_signal(signal.SIGCONT)
     eventually(lambda: not first.alive or "tsm_leader 0.0" in (first.get("/metrics") or ""), "the end of its turn")
@@ -193,7 +194,7 @@ def test_leader_that_loses_the_api_server_ends_and_is_replaced(pair: Callable[..
     assert first.process is not None
     assert first.process.wait(60) == LOST
     cable.close()
-    assert "was lost, so this operator ends" in first.lines()[-1]["message"]
+    assert ENDED in first.log.read_text()
     two.leader(but=first)
     two.models.create()
     two.models.serves("a")

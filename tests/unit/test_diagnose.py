@@ -99,12 +99,15 @@ def test_missing_secret_is_named_as_it_is_written() -> None:
     assert "Couldn't find key AWS_ACCESS_KEY_ID in Secret ml/S3.Keys. Create it in the model's namespace" in said
 
 
+IMAGE_STEP = "Check that spec.targets[].job.image is an image of this operator's workers."
+
+
 def test_container_that_does_not_start_is_told() -> None:
     world = exporting()
     pod(world, **workers.pod_status("export", workers.waiting("CreateContainerError", "no such command")))
     assert told(world) == (
         conditions.START_FAILED,
-        f"Job {world.created[-1]}: The container did not start: no such command.",
+        f"Job {world.created[-1]}: The container did not start: no such command. {IMAGE_STEP}",
     )
 
 
@@ -330,3 +333,16 @@ def test_log_tail_holds_no_credential(text: str, secret: str) -> None:
 )
 def test_log_tail_keeps_what_is_no_credential(text: str) -> None:
     assert diagnose.log_tail(text) == text
+
+
+@pytest.mark.parametrize(
+    ("said", "step"),
+    [
+        ('pods "x" is forbidden: exceeded quota: compute', "Raise that quota, or lower spec.serving.resources."),
+        ('pods "x" is forbidden: violates PodSecurity "restricted:latest"', "find the webhook that changes them"),
+        ('error looking up service account ml/worker: serviceaccount "worker" not found', "Create that account"),
+        ("admission webhook denied the request", "Change what refuses them"),
+    ],
+)
+def test_refused_pods_come_with_the_next_step(said: str, step: str) -> None:
+    assert step in diagnose.no_replica(said, diagnose.SERVING_FIELDS).message

@@ -1,7 +1,9 @@
 """What the operator listens to."""
 
+import inspect
 from typing import Any
 
+import aiohttp
 import kopf
 import pytest
 
@@ -107,3 +109,37 @@ def test_only_low_level_handlers_are_registered(listener: Listener) -> None:
     assert len(list(registry._watching.get_all_handlers())) == 1
     assert list(registry._changing.get_all_handlers()) == []
     assert list(registry._spawning.get_all_handlers()) == []
+
+
+def credentials(bearer: str) -> kopf.ConnectionInfo:
+    return kopf.ConnectionInfo(server="https://server", scheme="Bearer", token=bearer)
+
+
+async def test_connection_is_listened_to_and_stays_while_its_credentials_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [credentials("one"), credentials("one"), credentials("two")]
+    monkeypatch.setattr(kopf, "login_with_service_account", lambda **_: found.pop(0))
+    trace = aiohttp.TraceConfig()
+    login = handlers.Login(trace)
+    first, same, renewed = [await login.connection() for _ in range(3)]
+    assert first is same, "kopf knows by this that it has been refused with them before"
+    assert first is not None
+    assert renewed is not None
+    assert renewed is not first
+    assert first.aiohttp_session.trace_configs == [trace]
+    assert first.aiohttp_session.headers["Authorization"] == "Bearer one"
+    assert renewed.aiohttp_session.headers["Authorization"] == "Bearer two"
+    for each in (first, renewed):
+        await each.aiohttp_session.close()
+
+
+async def test_nobody_to_log_in_as_is_left_to_kopf_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    for way in ("login_with_service_account", "login_with_kubeconfig"):
+        monkeypatch.setattr(kopf, way, lambda **_: None)
+    assert await handlers.Login().connection() is None
+
+
+async def test_kopf_can_wait_for_the_connection() -> None:
+    registry = kopf.OperatorRegistry()
+    handlers.register(registry, Listener(Keys()), handlers.Login())  # type: ignore[arg-type]
+    (login,) = [each for each in registry._activities.get_all_handlers() if each.activity.name == "AUTHENTICATION"]
+    assert inspect.iscoroutinefunction(login.fn)

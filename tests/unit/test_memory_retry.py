@@ -7,6 +7,7 @@ import pytest
 from tests.unit import workers
 from tests.unit.world import SETTINGS, World, spec
 from torchscript_operator.artifact.failures import FailureReason
+from torchscript_operator.controller import events
 from torchscript_operator.controller.model import Json
 from torchscript_operator.controller.settings import CompilerDefaults
 
@@ -52,8 +53,20 @@ def test_status_says_that_it_is_tried_again_with_how_much_and_why() -> None:
     found.settle()
     told = found.condition("Reconciling")
     assert told.status == "True"
+    assert found.condition("Compiled").reason == "RetryingWithMoreMemory"
     assert "It has 8Gi of memory, since a first try was killed for want of it." in told.message
     assert found.condition("Stalled").status == "False"
+
+
+def test_event_tells_of_the_first_failure() -> None:
+    found = world()
+    found.settle()
+    before = found.model.status.conditions
+    killed(found)
+    (told,) = events.changes(before, found.model.status.conditions)
+    event = events.build(found.model, told, found.now)
+    assert (event["type"], event["reason"]) == ("Warning", "RetryingWithMoreMemory")
+    assert "a first try was killed for want of it" in event["message"]
 
 
 def test_second_try_that_succeeds_is_served_and_forgets_the_failure() -> None:

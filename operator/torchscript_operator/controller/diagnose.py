@@ -104,8 +104,8 @@ def unschedulable(pod: Json, fields: Fields) -> Finding | None:
         causes.append(f"{fields.tolerations} does not accept the taints named")
     if "persistentvolumeclaim" in said.lower():
         causes.append(f"{fields.claims} cannot be mounted")
-    because = f" Constraint: {'; '.join(causes)}." if causes else ""
-    return Finding("schedule", conditions.UNSCHEDULABLE, f"{said.rstrip('.')}.{because}")
+    because = f" Constraint: {'; '.join(causes)}. Change that" if causes else " Change what the pods ask for"
+    return Finding("schedule", conditions.UNSCHEDULABLE, f"{said.rstrip('.')}.{because}, or add nodes that fit.")
 
 
 def waiting(pod: Json, fields: Fields) -> Finding | None:
@@ -123,9 +123,9 @@ def waiting(pod: Json, fields: Fields) -> Finding | None:
             advice = "Create it in the model's namespace, or correct the reference in the spec."
             return Finding("start", conditions.CONFIGURATION_MISSING, f"{_sentence(said or reason)} {advice}")
         if reason in START_REASONS:
-            return Finding(
-                "start", conditions.START_FAILED, _sentence(f"The container did not start: {said or reason}")
-            )
+            said = _sentence(f"The container did not start: {said or reason}")
+            advice = f"Check that {fields.image} is an image of this operator's workers."
+            return Finding("start", conditions.START_FAILED, f"{said} {advice}")
     return None
 
 
@@ -182,13 +182,13 @@ def terminated(pod: Json, _fields: Fields) -> Finding | None:
     return None
 
 
-def evicted(pod: Json, _fields: Fields) -> Finding | None:
+def evicted(pod: Json, fields: Fields) -> Finding | None:
     """The kubelet or the node's end stopped the pod."""
     status = pod.get("status", {})
     if status.get("reason") in {"Evicted", "NodeLost", "Preempting", "NodeShutdown", "Terminated"}:
-        return Finding(
-            "run", conditions.EVICTED, f"The pod was stopped by its node: {status.get('message', '')}".strip()
-        )
+        said = _sentence(f"The pod was stopped by its node: {status.get('message') or status['reason']}")
+        advice = f"Another takes its place; where this goes on, raise the requests of {fields.resources}."
+        return Finding("run", conditions.EVICTED, f"{said} {advice}")
     return None
 
 
@@ -201,13 +201,31 @@ def pod_trouble(pod: Json, fields: Fields) -> Finding | None:
     return next((finding for check in CHECKS if (finding := check(pod, fields)) is not None), None)
 
 
-def no_pod(job: Json, events: tuple[Json, ...]) -> Finding | None:
+def admission(said: str, fields: Fields) -> str:
+    """What to do about pods that the API server refuses, by its own words."""
+    if "exceeded quota" in said:
+        return f"Raise that quota, or lower {fields.resources}."
+    if "PodSecurity" in said:
+        return "They meet the restricted profile as they are made: find the webhook that changes them."
+    if "serviceaccount" in said.lower():
+        return "Create that account in the model's namespace, or correct the operator's worker.serviceAccount."
+    return "Change what refuses them; they are tried again by themselves."
+
+
+def no_pod(job: Json, events: tuple[Json, ...], fields: Fields = JOB_FIELDS) -> Finding | None:
     """A Job whose pod the API server refused: quota, Pod Security, a missing ServiceAccount."""
     uid = job["metadata"]["uid"]
     said = [event.get("message", "") for event in events if event.get("involvedObject", {}).get("uid") == uid]
     if not said:
         return None
-    return Finding("schedule", conditions.POD_REJECTED, _sentence(f"The Job's pod was refused: {said[-1]}"))
+    refusal = _sentence(f"The Job's pod was refused: {said[-1]}")
+    return Finding("schedule", conditions.POD_REJECTED, f"{refusal} {admission(said[-1], fields)}")
+
+
+def no_replica(said: str, fields: Fields) -> Finding:
+    """A Deployment whose pods the API server refuses."""
+    refusal = _sentence(f"The Deployment's pods were refused: {said}")
+    return Finding("schedule", conditions.POD_REJECTED, f"{refusal} {admission(said, fields)}")
 
 
 def job_failure(job: Json, pods: tuple[Json, ...], fields: Fields = JOB_FIELDS) -> Finding:
@@ -222,8 +240,9 @@ def job_failure(job: Json, pods: tuple[Json, ...], fields: Fields = JOB_FIELDS) 
     for pod in reversed(pods):
         if trouble := evicted(pod, fields) or terminated(pod, fields):
             return trouble
-    message = failed.get("message") or "The Job failed and its pods are gone."
-    return Finding("run", FailureReason.INTERNAL_ERROR.value, message)
+    said = _sentence(failed.get("message") or "The Job failed")
+    advice = "Its pods are gone, and their logs with them: look for what deletes pods, then try again."
+    return Finding("run", FailureReason.INTERNAL_ERROR.value, f"{said} {advice}")
 
 
 def seconds_since(timestamp: str, now: datetime) -> float:

@@ -225,12 +225,13 @@ class _Target:
     def exporting(self, message: str, **fields: object) -> ExportPlan:
         verifying = self.pending is not None
         state = "Verifying" if verifying else "Exporting"
+        reason = conditions.VERIFYING if verifying else conditions.EXPORTING
         kept = None
         if self.memory is not None:
-            kept = self.known.last_failure
+            # A reason of its own, so that an event tells of the failure.
+            kept, reason = self.known.last_failure, conditions.RETRYING_WITH_MEMORY
             message += f" It has {self.memory} of memory, since a first try was killed for want of it."
         status = self.known.model_copy(update={"state": state, "job": self.job_name, "last_failure": kept})
-        reason = conditions.VERIFYING if verifying else conditions.EXPORTING
         plan = ExportPlan(status, reason=reason, message=message, verifying=verifying)
         return replace(plan, **fields)  # type: ignore[arg-type]
 
@@ -251,7 +252,7 @@ class _Target:
             if age < NO_POD_SECONDS or status.get("active") or "startTime" not in status:
                 later = min(max(age, NO_POD_SECONDS), MOST_NO_POD_SECONDS)
                 return self.exporting(f"Job {name} is starting.", requeue_seconds=later)
-            trouble = diagnose.no_pod(job, self.observed.events)
+            trouble = diagnose.no_pod(job, self.observed.events, self.fields)
             waiting = self.exporting(
                 f"Job {name} has no pod yet.", requeue_seconds=NO_POD_SECONDS, look_for_events=True
             )

@@ -68,7 +68,7 @@ class Login:
         self._traces = traces
         self._given: tuple[kopf.ConnectionInfo, kopf.AiohttpSession] | None = None
 
-    async def __call__(self, **kwargs: Any) -> kopf.AiohttpSession | None:
+    async def connection(self, **kwargs: Any) -> kopf.AiohttpSession | None:
         """Log in; kopf asks again when the server no longer takes a token."""
         found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
         if found is None:
@@ -94,7 +94,7 @@ class Login:
 def register(registry: kopf.OperatorRegistry, listener: Listener, login: Login) -> None:
     """Subscribe. Low-level event handlers only: kopf then stores nothing in the objects and sets no finalizer."""
     kopf.on.event(GROUP, VERSION, PLURAL, registry=registry, id="model")(listener.model_event)
-    kopf.on.login(registry=registry, id="login")(login)
+    kopf.on.login(registry=registry, id="login")(login.connection)
 
 
 def configure(settings: kopf.OperatorSettings) -> None:

@@ -172,7 +172,8 @@ def stalled(model: Model, reason: str, message: str, now: datetime) -> Plan:
 
 def rejected(model: Model, planned: Plan, message: str, now: datetime) -> Plan:
     """A pass whose child was refused for good: the plan's findings, with the refusal on top."""
-    told: tuple[Condition, ...] = summary.overlay(planned.status.conditions, conditions.REJECTED, message, model, now)
+    text = f"{message.rstrip('. ')}. Change what refuses it; it is tried again every minute."
+    told: tuple[Condition, ...] = summary.overlay(planned.status.conditions, conditions.REJECTED, text, model, now)
     status = planned.status.model_copy(update={"conditions": conditions.transition(model.status.conditions, told)})
     # What refused it, such as a quota, is no child of ours: nothing tells when it has changed.
     return Plan(status=status, requeue_seconds=REJECTED_SECONDS)

@@ -73,7 +73,7 @@ def _refused(deployment: Json) -> Finding | None:
     if not is_true(deployment, "ReplicaFailure"):
         return None
     said = (condition(deployment, "ReplicaFailure") or {}).get("message", "")
-    return Finding("schedule", conditions.POD_REJECTED, f"The Deployment's pods were refused: {said}")
+    return diagnose.no_replica(said, diagnose.SERVING_FIELDS)
 
 
 def _misplaced(
@@ -135,7 +135,10 @@ def plan(
     trouble = (_trouble(target.name, running, observed) if running else None) or (_refused(live) if live else None)
     late = live is not None and past_deadline(live)
     if late and trouble is None:
-        message = f"Its pods were not Ready within {model.spec.serving.progress_deadline_seconds} s."
+        message = (
+            f"Its pods were not Ready within {model.spec.serving.progress_deadline_seconds} s. Read their logs; where "
+            "they only need longer, raise spec.serving.progressDeadlineSeconds."
+        )
         trouble = Finding("rollout", conditions.PODS_NOT_READY, message)
     spent = late or _is_hopeless(trouble)
 
