@@ -1,5 +1,8 @@
 """Artifacts that go with their model, on a real API server with its controllers; the tests are the kubelet."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,3 +142,17 @@ def test_namespace_that_is_deleted_does_not_wait_for_a_removal(
     models.api("DELETE", pods, {"gracePeriodSeconds": 0})
     world[0].kubectl.run("delete", "namespace", models.namespace, "--wait=false")
     eventually(lambda: world[0].kubectl.get("namespace", models.namespace) is None, "no namespace", 60)
+
+
+def test_released_model_goes_without_an_operator(world: tuple[ControlPlane, Operator], models: Models) -> None:
+    proven(models, "minilm", "a", **DELETED)
+    world[1].kill()  # as an uninstall does, after its hook has released all models
+    command = [sys.executable, "-m", "torchscript_operator.controller.release"]
+    environment = os.environ | {"KUBECONFIG": str(world[0].kubeconfig)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "models are released" in done.stderr
+    assert "finalizers" not in models.get()["metadata"]
+    models.delete()
+    eventually(lambda: is_gone(models), "the model to go")
+    world[1].start()

@@ -44,6 +44,25 @@ def test_container_killed_for_memory(models: Models) -> None:
     assert "memory" in models.awaits("Stalled", "True", "OutOfMemory")["message"]
 
 
+def test_container_killed_for_memory_is_tried_once_more_with_what_the_spec_allows(models: Models) -> None:
+    resources = {"requests": {"memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+    models.create(targets=[{"name": "cpu", "job": {"resources": resources, "retryMemory": "6Gi"}}])
+    first = models.awaits_job()
+    models.pod(first, workers.pod_status("export", workers.terminated(137, reason="OOMKilled")))
+    models.job_status(first, workers.job_failed(now(), reason="PodFailurePolicy"))
+    second = models.awaits_job(but=first["metadata"]["name"])
+    (container,) = second["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == {"requests": {"memory": "6Gi"}, "limits": {"memory": "6Gi"}}
+    models.awaits("Compiled", "False", "RetryingWithMoreMemory")
+    failure = models.get()["status"]["targets"][0]["lastFailure"]
+    assert (failure["reason"], failure["exitCode"]) == ("OutOfMemory", 137)
+    told = eventually(lambda: [it for it in models.events() if it["reason"] == "RetryingWithMoreMemory"], "the event")
+    assert [it["type"] for it in told] == ["Warning"]
+    models.serves("a")
+    assert len(models.jobs()) == 2
+    assert "lastFailure" not in models.get()["status"]["targets"][0]
+
+
 def test_log_tail_of_a_worker_without_a_report(models: Models) -> None:
     models.create()
     models.export_fails(70, "Traceback\nRuntimeError: boom")

@@ -1,6 +1,7 @@
 """The operator's process: how it starts, what it answers, and how it ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import yaml
 
 from tests.cluster.controlplane import ControlPlane
 from tests.integration.conftest import SETTINGS, api_server
-from tests.integration.harness import Models, Operator, eventually
+from tests.integration.harness import ROOT, Models, Operator, eventually
 
+RULES = "charts/torchscript-operator/templates/prometheusrule.yaml"
 GRACE_SECONDS = 20
 """Well below the 30 s that the kubelet gives a pod; kopf alone may take five, and a busy machine more."""
 
@@ -56,6 +58,21 @@ def test_it_answers_health_and_metrics(operator: Operator, models: Models) -> No
     metrics = operator.get("/metrics") or ""
     for name in ("tsm_reconcile_total", "tsm_queue_depth", "tsm_api_calls_total", "tsm_last_event_timestamp_seconds"):
         assert name in metrics
+
+
+def test_every_series_that_an_alert_asks_for_is_there(operator: Operator, models: Models) -> None:
+    models.create()
+    models.awaits_job()
+    models.awaits("Ready", "False")
+    asked = set(re.findall(r"tsm_\w+", (ROOT / RULES).read_text()))
+    assert len(asked) > 5
+    # Of models that are stalled there are none.
+    absent = {
+        name
+        for name in asked
+        if f"\n{name}{{" not in (text := operator.get("/metrics") or "") and f"\n{name} " not in text
+    }
+    assert absent <= {"tsm_model_stalled"}
 
 
 def test_sigterm_ends_it_within_its_grace_period_with_code_0_and_no_warning(

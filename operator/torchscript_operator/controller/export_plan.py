@@ -7,23 +7,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from kubernetes.utils.quantity import parse_quantity
-from pydantic import ValidationError
 
 from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1.spec import Target
 from torchscript_operator.api.v1alpha1.status import (
-    ArtifactStatus,
-    CandidateStatus,
     FailureStatus,
-    OutputParityStatus,
-    ParityStatus,
     PendingStatus,
     TargetStatus,
 )
 from torchscript_operator.artifact.failures import CLASSES, FailureReason, reason_of_exit_code
-from torchscript_operator.artifact.outcome import ExportOutcome
 from torchscript_operator.artifact.request import ExportRequest
-from torchscript_operator.controller import diagnose, jobs, placement
+from torchscript_operator.controller import diagnose, export_report, jobs, placement
 from torchscript_operator.controller.diagnose import Finding
 from torchscript_operator.controller.model import ATTEMPT_LABEL, RETRY_ANNOTATION, Json, Model
 from torchscript_operator.controller.observed import Observed, attempt_of, ended, is_true, owned
@@ -81,65 +75,6 @@ def failure_status(finding: Finding, attempt: str | None, now: datetime) -> Fail
         exit_code=finding.exit_code,
         log_tail=finding.log_tail,
         time=stamp(now),
-    )
-
-
-def good_ending(pods: tuple[Json, ...]) -> Json | None:
-    """How the export's container ended well, as the newest pod that is left tells it."""
-    for pod in reversed(pods):
-        for status in pod.get("status", {}).get("containerStatuses") or []:
-            ending: Json | None = status.get("state", {}).get("terminated")
-            if status["name"] == jobs.CONTAINER and ending and ending["exitCode"] == 0:
-                return ending
-    return None
-
-
-def report_of(ending: Json) -> ExportOutcome | None:
-    """The report in a termination message; None where there is none that this release reads."""
-    try:
-        return ExportOutcome.model_validate_json(ending.get("message") or "")
-    except ValidationError:
-        return None
-
-
-def proven(
-    model: Model,
-    settings: Settings,
-    known: TargetStatus,
-    job: str,
-    attempt: str,
-    wanted: ExportRequest,
-    outcome: ExportOutcome,
-) -> TargetStatus | None:
-    """The status of a target whose export succeeded; None for a report that lacks what it must have."""
-    if not outcome.succeeded or outcome.artifact is None or outcome.parity is None:
-        return None
-    parity = outcome.parity
-    return TargetStatus(
-        name=known.name,
-        state="Proven",
-        job=job,
-        attempt=attempt,
-        request=jobs.identity(model, settings, wanted),
-        key=outcome.key,
-        artifact=ArtifactStatus(
-            uri=outcome.artifact.uri,
-            digest=outcome.artifact.digest,
-            size_bytes=outcome.artifact.size_bytes,
-            store=jobs.store_status(jobs.artifact_of(model, settings)),
-        ),
-        source_revision=outcome.source_revision,
-        precision=outcome.precision,
-        candidates=tuple(CandidateStatus(**row.model_dump()) for row in outcome.candidates),
-        parity=ParityStatus(
-            verdict=parity.verdict,
-            report=parity.report,
-            outputs=tuple(OutputParityStatus(**row.model_dump()) for row in parity.outputs),
-            omitted=parity.omitted,
-        ),
-        versions=outcome.versions or None,
-        duration_seconds=outcome.duration_seconds,
-        worker_image=wanted.worker_image,
     )
 
 
@@ -273,7 +208,7 @@ class _Target:
     def finished(self, job: Json) -> ExportPlan:
         """A Job that ended well: take in its report."""
         name = job["metadata"]["name"]
-        ending = good_ending(self.observed.job_pods(job))
+        ending = export_report.good_ending(self.observed.job_pods(job))
         if ending is not None:
             return self.reported(ending)
         if diagnose.seconds_since(job["status"]["completionTime"], self.now) < REPORT_SECONDS:
@@ -287,13 +222,13 @@ class _Target:
 
     def reported(self, ending: Json) -> ExportPlan:
         """A Job that ended well: proven, or compiled and to be proven, if its report says so."""
-        outcome = report_of(ending)
+        outcome = export_report.report_of(ending)
         if self.pending is None and self.target.verify is not None and outcome and outcome.artifact is None:
-            pending = compiled(self.attempt, outcome)
+            pending = export_report.compiled(self.attempt, outcome)
             if pending is not None:
                 known = self.known.model_copy(update={"pending": pending})
                 return replace(self, known=known, pending=pending).step()
-        status = outcome and proven(
+        status = outcome and export_report.proven(
             self.model, self.settings, self.known, self.job_name, self.attempt, self.wanted, outcome
         )
         if not status:
@@ -328,14 +263,6 @@ class _Target:
             return self.running(job)
         failed = is_true(job, "Failed") and diagnose.job_failure(job, self.observed.job_pods(job), self.fields)
         return self.failed(failed) if failed else self.finished(job)
-
-
-def compiled(attempt: str, outcome: ExportOutcome) -> PendingStatus | None:
-    """What an export compiled without proving it; None for a report that does not say so."""
-    if not outcome.succeeded or outcome.pending is None or outcome.key is None:
-        return None
-    digest, revision = outcome.pending.digest, outcome.source_revision
-    return PendingStatus(attempt=attempt, key=outcome.key, digest=digest, source_revision=revision)
 
 
 def _still_proven(model: Model, known: TargetStatus, attempt: str, identity: str) -> bool:

@@ -14,7 +14,8 @@ from torchscript_operator.api.v1alpha1.status import (
 )
 from torchscript_operator.artifact import digest
 from torchscript_operator.controller import jobs
-from torchscript_operator.controller.export_plan import good_ending, stamp
+from torchscript_operator.controller.export_plan import stamp
+from torchscript_operator.controller.export_report import good_ending
 from torchscript_operator.controller.model import ROLLBACK_ANNOTATION, Model
 from torchscript_operator.controller.observed import Observed
 from torchscript_operator.controller.settings import Settings
