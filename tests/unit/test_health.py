@@ -19,7 +19,7 @@ class Site:
     """An operator whose time stands still until a test moves it."""
 
     def __init__(self, *, led: float | None = None, oldest: float = 0) -> None:
-        self.now, self.led, self.oldest = 1000.0, led, oldest
+        self.now, self.led, self.oldest, self.able = 1000.0, led, oldest, True
         self.calls = Calls([MODELS, JOBS], lambda: self.now)
         self.health = Health(lambda: self.oldest, RESYNC_SECONDS, self, self.calls, lambda: self.now)  # type: ignore[arg-type]
 
@@ -53,6 +53,8 @@ def test_operator_that_waits_to_lead_is_ready() -> None:
     site.health.resynced()
     site.watches()
     assert site.health.lacks() == []
+    site.able = False
+    assert site.health.lacks() == ["a lease that it can read"], "it would wait for ever"
 
 
 def test_key_that_nobody_takes_is_an_ailment() -> None:

@@ -159,6 +159,18 @@ async def test_lease_of_one_who_is_gone_is_taken_within_its_duration_of_being_se
     await ended(task)
 
 
+@pytest.mark.parametrize(("fails", "able"), [(None, True), (ApiError(403, "forbidden"), False)])
+async def test_operator_that_waits_is_able_to_lead_if_it_can_read_the_lease(
+    clock: Clock, fails: Exception | None, able: bool
+) -> None:
+    server = Server(held("other"))
+    server.fails = fails
+    one = elector(server, clock)
+    assert not one.able
+    await one._try()
+    assert (one.able, one.leads()) == (able, False)
+
+
 async def test_released_lease_is_taken_at_the_next_look(clock: Clock) -> None:
     server = Server()
     first = elector(server, clock, "first")

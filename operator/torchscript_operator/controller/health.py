@@ -69,6 +69,7 @@ class Health:
     def lacks(self) -> list[str]:
         """What is still to come before the operator has started."""
         found = [] if self.started else ["a full look at all models"]
+        found += [] if self._leadership.able else ["a lease that it can read"]
         return found + [f"the watch of {path}" for path in self._calls.waiting()]
 
     async def live(self, _: web.Request) -> web.Response:

@@ -121,6 +121,8 @@ class Leadership(Protocol):
 
     leading: asyncio.Event
     """Set once it leads; it does so until its end."""
+    able: bool
+    """It could read what it waits for, or lead at once: nothing but its turn is missing."""
 
     def leads(self) -> bool:
         """Whether a write may be sent now."""
@@ -142,6 +144,7 @@ class Alone:
         """Lead."""
         self.leading = asyncio.Event()
         self.leading.set()
+        self.able = True
         self._since = time.monotonic()
         metrics.LEADER.set(1)
 
@@ -171,6 +174,7 @@ class Elector:
     identity: str = field(default_factory=own_identity)
     clock: Callable[[], float] = time.monotonic
     leading: asyncio.Event = field(default_factory=asyncio.Event)
+    able: bool = False
     _seen: Seen | None = None
     _until: float = -math.inf
     """Until when writes are allowed: the deadline, counted from before the last renewal was sent."""
@@ -227,6 +231,7 @@ class Elector:
                     self._seen = seen(self._seen, lease, self.clock())
                     left = seconds_held(lease, self._seen.since, self.identity, self.clock())
                     if left > 0:
+                        self.able = True
                         return left
                 body = claimed(lease, self.terms, self.namespace, self.identity, datetime.now(UTC))
                 written = await self.cluster.write_lease(body)
@@ -235,6 +240,7 @@ class Elector:
             return self.terms.retry_seconds
         if written is None:
             return self.terms.retry_seconds
+        self.able = True
         self._seen = seen(None, written, self.clock())
         self._until = started + self.terms.renew_deadline_seconds
         return None
