@@ -1,11 +1,16 @@
 """Which tests may run beside each other: `make test` gives every core a worker."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 TOGETHER = ("e2e", "integration")
 """Folders whose tests share one cluster or one API server, the longest first; elsewhere every file is for itself."""
+
+
+# The terminal's width, as pytest-xdist hands it to its workers, would be that of tables, too.
+os.environ.pop("COLUMNS", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
