@@ -37,6 +37,12 @@ def report_of(manifest: Manifest, *, published: bool) -> bytes:
     return json.dumps(found).encode()
 
 
+@pytest.fixture(autouse=True)
+def no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever starts the tests may have a terminal of few columns, as pytest's workers have."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One artifact, and the report of one export that was refused."""
