@@ -4,10 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 TOGETHER = ("e2e", "integration")
 """Folders whose tests share one cluster or one API server, the longest first; elsewhere every file is for itself."""
 
+
+# How long an example takes says how busy the machine is; what CI judges is the same each time.
+settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("tests")
 
 # The terminal's width, as pytest-xdist hands it to its workers, would be that of tables, too.
 os.environ.pop("COLUMNS", None)
