@@ -87,6 +87,28 @@ def test_kubectl_waits_for_a_failure(plane: ControlPlane, models: Models) -> Non
         assert kubectl.ended()[0] == 0
 
 
+@pytest.mark.parametrize(("fails", "code"), [(False, 0), (True, 1)])
+def test_kubectl_waits_for_the_end_of_an_update_and_tells_how_it_went(
+    plane: ControlPlane, models: Models, fails: bool, code: int
+) -> None:
+    models.create()
+    models.serves()
+    models.edit(source=OTHER)
+    arguments = ("wait", "--for=condition=Reconciling=False", "torchscriptmodel/minilm", "--timeout=60s")
+    with waiting("kubectl", plane, models.namespace, *arguments) as kubectl:
+        models.awaits("Reconciling", "True")
+        assert kubectl.waits
+        if fails:
+            models.export_fails(CLASSES[REASON].exit_code, workers.failed(REASON))
+        else:
+            models.export_ends("b")
+            models.rollout_ends("b")
+        assert kubectl.ended()[0] == 0
+    arguments = ("wait", "--for=condition=Stalled=False", "torchscriptmodel/minilm", "--timeout=0")
+    with waiting("kubectl", plane, models.namespace, *arguments) as kubectl:
+        assert kubectl.ended()[0] == code
+
+
 def test_helm_waits_until_the_model_of_a_release_is_ready(plane: ControlPlane, models: Models, chart: Path) -> None:
     fill(chart)
     arguments = ("install", "team", str(chart), "--wait", "--timeout=90s")
