@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 FOLDER = Path(__file__).resolve().parents[2] / "examples/gitops/kustomize"
 SCHEMA = crd.schema_of(TorchScriptModelSpec)
-REFERENCES = {
-    "credentialsSecret": ("Secret", "name"),
-    "tokenSecret": ("Secret", "name"),
-    "clientAuthority": ("Secret", "name"),
-    "configMap": ("ConfigMap", "name"),
-}
-"""Fields that name another object of the namespace, with its kind."""
-NAMES = {"claimName": "PersistentVolumeClaim", "secretName": "Secret"}
-"""Fields that are such a name."""
 
 
 def build(folder: Path) -> list[Json]:
@@ -52,16 +43,22 @@ def walk(schema: Json, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         yield from walk(schema["items"], (*path, "[]"))
 
 
+OWN_NAMES = {("targets", "[]", "name")}
+"""Names that are no other object's."""
+
+
+def kind_of(path: tuple[str, ...]) -> str:
+    """Kind of the object that a field names; a KeyError for a new one that nobody has thought of."""
+    field = path[-2] if path[-1] == "name" else path[-1]
+    if "secret" in field.lower():
+        return "Secret"
+    return {"configMap": "ConfigMap", "clientAuthority": "Secret", "claimName": "PersistentVolumeClaim"}[field]
+
+
 def referring() -> list[tuple[tuple[str, ...], str]]:
-    """Paths of all names of Secrets, ConfigMaps and volume claims in the schema."""
-    found = []
-    for path, _ in walk(SCHEMA):
-        if path[-1] in REFERENCES:
-            kind, key = REFERENCES[path[-1]]
-            found.append(((*path, key), kind))
-        elif path[-1] in NAMES:
-            found.append((path, NAMES[path[-1]]))
-    return found
+    """Paths of all names of other objects in the schema, and these objects' kinds."""
+    named = [path for path, _ in walk(SCHEMA) if path[-1] == "name" or path[-1].endswith("Name")]
+    return [(path, kind_of(path)) for path in named if path not in OWN_NAMES]
 
 
 IMAGES = [path for path, _ in walk(SCHEMA) if path[-1] == "image"]
