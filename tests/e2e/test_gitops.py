@@ -130,9 +130,13 @@ class Flow:
         return found
 
     def versions(self) -> dict[str, str]:
-        """Of the model and all its children."""
-        listed = [self.model(), *(item for kind in CHILDREN for item in self.models.children(kind, "minilm"))]
-        return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in listed}
+        """Of the model, status included, and of its children's specs, whose status is the cluster's own."""
+        found = {"model": self.model()["metadata"]["resourceVersion"]}
+        for kind in CHILDREN:
+            for item in self.models.children(kind, "minilm"):
+                metadata = item["metadata"]
+                found[f"{kind}/{metadata['name']}"] = str(metadata.get("generation", metadata["resourceVersion"]))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +164,8 @@ def nothing_written(namespace: str, users: tuple[str, ...]) -> Iterator[None]:
         assert log.stat().st_size >= start, "the log was begun anew in the meantime"
         lines.seek(start)
         events = [json.loads(line) for line in lines]
-    there = [event for event in events if event.get("objectRef", {}).get("namespace") == namespace]
+    about = [(event, event.get("objectRef", {})) for event in events]
+    there = [event for event, what in about if what.get("namespace") == namespace and what["resource"] != "events"]
     tried = [event for event in there if event["user"]["username"] in users and event["verb"] in WRITES]
     assert tried, "Flux compares by dry runs: without one the log tells nothing"
     written = [f"{event['verb']} {event['requestURI']}" for event in tried if "dryRun=All" not in event["requestURI"]]
