@@ -115,7 +115,7 @@ TOOLS: dict[str, Tool] = {
                 Command("source-controller", "github.com/fluxcd/source-controller"),
                 Command("kustomize-controller", "github.com/fluxcd/kustomize-controller"),
             ),
-            4,
+            3.5,
             default=False,
         ),
         Tool(
