@@ -78,13 +78,15 @@ format: venv ## Format the code and mend what can be mended
 	@.venv/bin/ruff format $(CODE)
 
 .PHONY: generate
-generate: venv ## Make generated files again: the CRD, the chart's copy of it, the gRPC messages
+generate: venv ## Make generated files again: the CRD, the chart's copy of it and README, the gRPC messages
 	@$(PYTHON) charts/generate.py
+	@$(PYTHON) -m tests.cluster.chart_readme
 	@$(PYTHON) operator/generate_protocol.py
 
 .PHONY: verify
 verify: venv ## Fail where a generated file is not what it is generated from
 	@$(PYTHON) charts/generate.py --check
+	@$(PYTHON) -m tests.cluster.chart_readme --check
 	@$(PYTHON) operator/generate_protocol.py --check
 
 .PHONY: lock

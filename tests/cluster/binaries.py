@@ -124,7 +124,13 @@ TOOLS: dict[str, Tool] = {
             (Command("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),),
             0.2,
             ("main.version={version}",),
-            default=False,
+        ),
+        Tool(
+            "helm-docs",
+            "github.com/norwoodj/helm-docs",
+            (Command("helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),),
+            0.3,
+            ("main.version={version}",),
         ),
     )
 }

@@ -57,6 +57,8 @@ class Builder:
     root: Path
     prefix: str = "localhost/torchscript-operator"
     """Before the kind in an image's name. `localhost` is never looked up in a registry."""
+    checkout: Path | None = None
+    """Where the sources are, such as those of another release; this checkout when absent."""
 
     @property
     def layout(self) -> Layout:
@@ -67,7 +69,7 @@ class Builder:
         """The image of `images/<kind>/Dockerfile` for the sources as they are now."""
         if kind not in KINDS:
             raise KeyError(f"no image {kind!r}; there are {', '.join(KINDS)}")
-        sources = _sources(kind)
+        sources = _sources(kind, self.checkout)
         image = ImageArchive(self.layout, f"{self.prefix}/{kind}:src-{_identity(sources)}")
         if image.exists():
             return image
@@ -198,20 +200,21 @@ def build_worker() -> ImageArchive:
     return Builder(cache()).build("worker")
 
 
-def _sources(kind: str) -> dict[str, Path]:
+def _sources(kind: str, checkout: Path | None = None) -> dict[str, Path]:
     """Exactly what the Dockerfile copies, by path in the context; it is the only list of an image's sources."""
-    dockerfile = REPOSITORY / "images" / kind / "Dockerfile"
-    copied = [str(dockerfile.relative_to(REPOSITORY))]
+    checkout = checkout or REPOSITORY
+    dockerfile = checkout / "images" / kind / "Dockerfile"
+    copied = [str(dockerfile.relative_to(checkout))]
     for line in re.findall(r"^COPY (?!--)(.+)$", dockerfile.read_text(), re.MULTILINE):
         copied += line.split()[:-1]
     files: dict[str, Path] = {}
     for name in copied:
-        path = REPOSITORY / name
+        path = checkout / name
         if not path.exists():
             raise BuildError(f"{dockerfile} copies {name}, which does not exist")
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and "__pycache__" not in file.parts:
-                files[str(file.relative_to(REPOSITORY))] = file
+                files[str(file.relative_to(checkout))] = file
     return files
 
 

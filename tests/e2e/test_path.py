@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
-def service_url(models: Models, name: str) -> str:
-    """The Service's own address, which the node reaches through kube-proxy as pods do."""
-    service = models.kubectl.get("service", name, f"--namespace={models.namespace}")
-    return f"http://{service['spec']['clusterIP']}"
-
-
 def another_revision(folder: Path) -> Path:
     """The same model with other weights, and so with other answers."""
     import shutil
@@ -74,7 +68,7 @@ def test_update_rolls_over_without_a_failed_request(models: Models, s3: S3, tmp_
         sites.upload(client, revised, "revised")
     models.apply("rolling")
     before = models.settled("rolling")
-    url = service_url(models, "rolling")
+    url = models.url("rolling")
     old, new = eager(sites.model_folder()), eager(revised)
     assert np.abs(old - new).max() > 100 * TOLERANCE
     stop = threading.Event()
@@ -138,6 +132,6 @@ def test_deletion_cleans_up(models: Models) -> None:
 def test_answers_do_not_depend_on_what_is_batched_with_them(models: Models, sentences: tuple[str, ...]) -> None:
     models.apply("batched")
     models.settled("batched")
-    answer = ask(service_url(models, "batched"), "batched", sentences)
+    answer = ask(models.url("batched"), "batched", sentences)
     expected = np.resize(eager(sites.model_folder()), (len(sentences), answer.shape[1]))
     np.testing.assert_allclose(answer, expected, atol=TOLERANCE)

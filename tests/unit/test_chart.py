@@ -13,7 +13,7 @@ import yaml
 from tests.golden.chart import rendering
 from torchscript_operator.api import crd
 from torchscript_operator.controller.health import PORT
-from torchscript_operator.controller.settings import PATH_VARIABLE, Settings
+from torchscript_operator.controller.settings import PATH_VARIABLE, CaBundle, Proxy, Settings
 
 PERMISSIONS = {
     ("torchscript.dev", "torchscriptmodels"): {"get", "list", "watch", "patch"},
@@ -31,12 +31,23 @@ PERMISSIONS = {
 
 
 def pod_specs(items: tuple[rendering.Json, ...]) -> list[rendering.Json]:
-    return [item["spec"]["template"]["spec"] for item in items if "template" in item.get("spec", {})]
+    templates = [item["spec"]["template"] for item in items if "template" in item.get("spec", {})]
+    return [item["spec"] for item in [*templates, *rendering.of_kind(items, "Pod")]]
 
 
 def deployment(items: tuple[rendering.Json, ...]) -> rendering.Json:
     (found,) = rendering.of_kind(items, "Deployment")
     return found
+
+
+def roles_of_the_operator(items: tuple[rendering.Json, ...]) -> list[rendering.Json]:
+    roles = rendering.of_kind(rendering.installed(items), "Role", "ClusterRole")
+    return [
+        each
+        for each in roles
+        if each["metadata"]["labels"]["app.kubernetes.io/component"] == "operator"
+        and not each["metadata"]["name"].endswith("-leader-election")
+    ]
 
 
 def permissions(role: rendering.Json) -> dict[tuple[str, str], set[str]]:
@@ -85,12 +96,18 @@ def test_full_settings_arrive() -> None:
     assert store.uri == "s3://artifacts/torchscript"
     assert store.credentials_secret is not None
     assert store.credentials_secret.name == "s3-credentials"
-    assert settings.worker_image.startswith("registry.example.com/worker@sha256:2")
+    assert settings.worker_image.startswith("mirror.example.com:5000/all/worker@sha256:2")
     assert settings.image_pull_policy == "Never"
-    assert settings.image_pull_secrets == ("registry",)
+    assert settings.image_pull_secrets == ("registry", "parents", "grandparents")
     assert settings.worker_service_account.name == "exporter"
     assert settings.worker_service_account.namespaces == ("models", "staging")
     assert settings.priority_class_name == "low"
+    assert settings.job_priority_class_name == "lowest"
+    assert settings.hugging_face_endpoint == "https://hub.example.com"
+    assert settings.ca_bundle == CaBundle(config_map="company-ca", key="ca-bundle.crt")
+    assert settings.proxy == Proxy(
+        http="http://proxy.example.com:3128", https="http://proxy.example.com:3129", excluded=(".svc", "10.0.0.0/8")
+    )
     assert settings.workers == 2
     assert settings.job_history_seconds == 1209600
     compiler = settings.defaults("torchscript")
@@ -167,7 +184,8 @@ def test_selector_finds_the_pod_and_nothing_else_is_in_it(name: str) -> None:
     labels = spec["template"]["metadata"]["labels"]
     selectors = [
         spec["selector"]["matchLabels"],
-        *(each["spec"]["selector"] for each in rendering.of_kind(items, "Service")),
+        *(each["spec"]["selector"] for each in rendering.of_kind(rendering.installed(items), "Service")),
+        *(each["spec"]["selector"]["matchLabels"] for each in rendering.of_kind(items, "PodDisruptionBudget")),
     ]
     for selector in selectors:
         assert selector.items() <= labels.items()
@@ -196,20 +214,21 @@ def test_common_labels_are_on_every_object_and_on_the_pod() -> None:
 @pytest.mark.parametrize("name", ["default", "full"])
 def test_a_cluster_role_grants_what_the_code_uses(name: str) -> None:
     items = rendering.case(name)
-    (role,) = rendering.of_kind(items, "ClusterRole")
+    (role,) = roles_of_the_operator(items)
+    assert role["kind"] == "ClusterRole"
     assert permissions(role) == PERMISSIONS
     # Beside it there is only what operators take turns by.
-    others = rendering.of_kind(items, "Role", "RoleBinding")
+    others = rendering.of_kind(rendering.installed(items), "Role", "RoleBinding")
     assert all(each["metadata"]["name"].endswith("-leader-election") for each in others)
 
 
 def test_watched_namespaces_have_a_role_each_and_there_is_no_cluster_role() -> None:
     items = rendering.case("scoped")
     assert not rendering.of_kind(items, "ClusterRole", "ClusterRoleBinding")
-    roles = rendering.of_kind(items, "Role")
+    roles = roles_of_the_operator(items)
     assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
     assert all(permissions(role) == PERMISSIONS for role in roles)
-    bindings = rendering.of_kind(items, "RoleBinding")
+    bindings = rendering.of_kind(rendering.installed(items), "RoleBinding")
     assert [binding["metadata"]["namespace"] for binding in bindings] == ["team-a", "team-b"]
 
 
@@ -224,7 +243,7 @@ def test_no_permission_is_a_wildcard_or_about_secrets(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["default", "scoped", "full"])
 def test_only_the_operator_is_bound_to_its_role(name: str) -> None:
-    items = rendering.case(name)
+    items = rendering.installed(rendering.case(name))
     account = deployment(items)["spec"]["template"]["spec"]["serviceAccountName"]
     roles = {each["metadata"]["name"] for each in rendering.of_kind(items, "Role", "ClusterRole")}
     for binding in rendering.of_kind(items, "RoleBinding", "ClusterRoleBinding"):
@@ -248,9 +267,67 @@ def test_worker_accounts_are_in_the_releases_and_in_all_watched_namespaces() -> 
 
 
 def test_the_release_namespace_may_be_watched_too() -> None:
-    items = rendering.objects("--set", f"watchNamespaces={{{rendering.NAMESPACE}}}")
+    items = rendering.installed(rendering.objects("--set", f"watchNamespaces={{{rendering.NAMESPACE}}}"))
     accounts = rendering.of_kind(items, "ServiceAccount")
     assert len({each["metadata"]["name"] for each in accounts}) == len(accounts) == 2
+
+
+def test_who_may_view_or_edit_a_namespace_may_do_so_with_its_models() -> None:
+    items = rendering.installed(rendering.case("default"))
+    roles = {each["metadata"]["name"].rpartition("-")[2]: each for each in rendering.of_kind(items, "ClusterRole")}
+    prefix = "rbac.authorization.k8s.io/aggregate-to-"
+    into = {
+        name: {label.removeprefix(prefix) for label in role["metadata"]["labels"] if label.startswith(prefix)}
+        for name, role in roles.items()
+    }
+    assert into["view"] == {"view", "edit", "admin"}
+    assert into["edit"] == {"edit", "admin"}
+    reads = {verb for verbs in permissions(roles["view"]).values() for verb in verbs}
+    assert reads == {"get", "list", "watch"}
+    writes = permissions(roles["edit"])
+    assert writes[("torchscript.dev", "torchscriptmodels")] == {
+        "create",
+        "update",
+        "patch",
+        "delete",
+        "deletecollection",
+    }
+    assert ("torchscript.dev", "torchscriptmodels/status") not in writes
+
+
+def test_one_operator_never_blocks_a_drain() -> None:
+    (found,) = rendering.of_kind(rendering.case("default"), "PodDisruptionBudget")
+    assert found["spec"]["maxUnavailable"] == 1
+    assert "minAvailable" not in found["spec"]
+    assert found["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "value"),
+    [("maxUnavailable=50%", "maxUnavailable", "50%"), ("minAvailable=1", "minAvailable", 1)],
+)
+def test_a_budget_is_a_number_or_a_share(given: str, field: str, value: object) -> None:
+    items = rendering.objects("--set", f"podDisruptionBudget.{given}")
+    (found,) = rendering.of_kind(items, "PodDisruptionBudget")
+    assert found["spec"][field] == value
+    assert len({"maxUnavailable", "minAvailable"} & found["spec"].keys()) == 1
+
+
+def test_what_serving_pods_need_stays_as_long_as_models_do() -> None:
+    def kept(*arguments: str) -> set[str]:
+        items = rendering.installed(rendering.objects("--set", "networkPolicy.enabled=true", *arguments))
+        keep = ("helm.sh/resource-policy", "keep")
+        found = [each for each in items if keep in each["metadata"].get("annotations", {}).items()]
+        return {f"{each['kind']} {each['metadata']['name']}" for each in found}
+
+    name = "release-torchscript-operator"
+    assert kept() == {
+        "CustomResourceDefinition torchscriptmodels.torchscript.dev",
+        f"ServiceAccount {name}-worker",
+        f"NetworkPolicy {name}-jobs",
+        f"NetworkPolicy {name}-serving",
+    }
+    assert kept("--set", "crds.keep=false") == set()
 
 
 def test_crd_is_the_generated_one_and_kept() -> None:
@@ -298,9 +375,19 @@ def test_notes_warn_when_there_is_no_store() -> None:
 
 def test_notes_name_what_a_models_namespace_must_have() -> None:
     said = notes(*rendering.values_of("full"))
-    assert "WARNING" not in said
+    assert "WARNING: artifactStore" not in said
     assert "s3-credentials must exist in every namespace" in said
     assert "exporter in models, staging" in said
+    assert "ConfigMap company-ca must exist in every namespace" in said
+    assert "Secret proxy must exist in every namespace" in notes("--set", "worker.proxy.secretName=proxy")
+
+
+def test_notes_say_what_an_uninstall_leaves_and_how_to_remove_it() -> None:
+    said = notes()
+    assert "kubectl delete torchscriptmodels --all --all-namespaces" in said
+    assert "kubectl delete crd torchscriptmodels.torchscript.dev" in said
+    assert "helm test release" in said
+    assert "deletes the CRD, and with it every model" in notes("--set", "crds.keep=false")
 
 
 def test_notes_give_a_model_that_the_api_takes() -> None:

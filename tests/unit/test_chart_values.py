@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -46,6 +47,12 @@ def schemas(schema: Any) -> Any:
         ("artifactStore.endpoint=host:9000", "/artifactStore/endpoint", "does not match pattern"),
         ("resources.limits.memory=1GB", "/resources/limits/memory", "does not match pattern"),
         ("trust={RemoteCode,Everything}", "/trust/1", "value must be one of 'RemoteCode', 'PickleWeights'"),
+        ("worker.proxy.https=http://user:word@proxy:3128", "/worker/proxy/https", "does not match pattern"),
+        ("huggingFace.endpoint=hub.example.com", "/huggingFace/endpoint", "does not match pattern"),
+        ("global.imageRegistry=https://registry", "/global/imageRegistry", "does not match pattern"),
+        ("networkPolicy.store.cidrs={10.0.0.1}", "/networkPolicy/store/cidrs/0", "does not match pattern"),
+        ("networkPolicy.serving.from[0].pod=x", "/networkPolicy/serving/from/0", "additional properties 'pod'"),
+        ("podDisruptionBudget.maxUnavailable=all", "/podDisruptionBudget/maxUnavailable", "does not match pattern"),
         ("watchNamespaces={a,a}", "/watchNamespaces", "items at 0 and 1 are equal"),
     ],
 )
@@ -73,6 +80,10 @@ def test_schema_names_the_value_and_what_is_wrong_with_it(argument: str, where: 
             ("artifactStore.persistentVolumeClaim.claimName=x", "artifactStore.persistentVolumeClaim.path=../y"),
             "path must not contain '..'",
         ),
+        (
+            ("worker.proxy.secretName=proxy", "worker.proxy.https=http://proxy:3128"),
+            "worker.proxy: give secretName or the URLs, not both",
+        ),
         (("worker.serviceAccount.name=default",), "set create to false to use it"),
         (("serviceAccount.name=same", "worker.serviceAccount.name=same"), "must not share the operator's account same"),
         (
@@ -89,7 +100,16 @@ def test_values_that_do_not_go_together_are_refused(arguments: tuple[str, ...], 
 
 
 def test_schema_is_strict_everywhere() -> None:
-    free = {"global", "valueFrom", "affinity", "topologySpreadConstraints"}
+    free = {
+        "global",
+        "valueFrom",
+        "affinity",
+        "topologySpreadConstraints",
+        "podSelector",
+        "namespaceSelector",
+        "egress",
+        "test.artifact",
+    }
     schema = json.loads((rendering.CHART / "values.schema.json").read_text())
     loose = [each for each in schemas(schema) if "additionalProperties" not in each]
     assert len(loose) == len(free)
@@ -119,6 +139,7 @@ def test_full_case_sets_every_value_differently() -> None:
         "artifactStore.persistentVolumeClaim",  # the scoped case
         "image.tag",  # a digest makes it irrelevant
         "rbac",  # the no-crds case
+        "worker.proxy.secretName",  # the scoped case
     }
 
     def same(one: Any, other: Any, path: str) -> list[str]:
@@ -127,8 +148,32 @@ def test_full_case_sets_every_value_differently() -> None:
             return [found for key in one for found in same(one[key], given.get(key), f"{path}.{key}".lstrip("."))]
         return [path] if other is None or one == other else []
 
-    switches = {"crds.enabled", "serviceAccount.create", "worker.serviceAccount.create", "metrics.service.enabled"}
-    assert set(same(default, full, "")) - switches == elsewhere
+    assert set(same(default, full, "")) - set(switches()) == elsewhere
+
+
+def switches() -> dict[str, bool]:
+    """Every value that is on or off, by path."""
+
+    def walk(value: Any, path: str) -> Any:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from walk(item, f"{path}.{key}".lstrip("."))
+        elif isinstance(value, bool):
+            yield path, value
+
+    return dict(walk(yaml.safe_load((rendering.CHART / "values.yaml").read_text()), ""))
+
+
+@pytest.mark.parametrize("switch", switches())
+def test_every_switch_is_on_in_one_snapshot_and_off_in_another(switch: str) -> None:
+    seen = set()
+    for case in rendering.CASES:
+        path = rendering.GOLDEN / f"{case}.values.yaml"
+        value: Any = yaml.safe_load(path.read_text()) if path.exists() else {}
+        for key in switch.split("."):
+            value = value.get(key, {}) if isinstance(value, dict) else {}
+        seen.add(value if isinstance(value, bool) else switches()[switch])
+    assert seen == {True, False}
 
 
 def test_as_a_part_of_another_chart_global_values_are_let_through() -> None:
@@ -146,3 +191,21 @@ def test_long_release_names_stay_within_their_limit() -> None:
     assert done.returncode == 0, done.stderr
     names = [item["metadata"]["name"] for item in yaml.safe_load_all(done.stdout) if item]
     assert max(map(len, names)) <= 63
+
+
+def test_every_value_is_explained_in_the_readme() -> None:
+    rows = re.findall(
+        r"^\| (\S+) \| \S+ \| .* \| (\S.*) \|$", (rendering.CHART / "README.md").read_text(), re.MULTILINE
+    )
+    explained = {key for key, _ in rows}
+
+    def leaves(value: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                yield from leaves(item, (*path, key))
+        else:
+            yield path
+
+    for leaf in leaves(yaml.safe_load((rendering.CHART / "values.yaml").read_text()), ()):
+        paths = {".".join(leaf[:depth]) for depth in range(1, len(leaf) + 1)}
+        assert paths & explained, ".".join(leaf)

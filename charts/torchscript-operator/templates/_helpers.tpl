@@ -30,14 +30,50 @@ app.kubernetes.io/component: operator
 {{- toYaml (merge $labels .Values.commonLabels) }}
 {{- end }}
 
-{{/* Reference of an image: (list $image $), where $image has repository, tag and digest. */}}
+{{/*
+Reference of an image: (list $image $), where $image has repository, tag and digest. A first part with a dot, a colon or
+the name localhost is a registry, as in every container runtime; global.imageRegistry takes its place.
+*/}}
 {{- define "torchscript-operator.image" -}}
 {{- $image := index . 0 }}
 {{- $root := index . 1 }}
+{{- $repository := $image.repository }}
+{{- with (default dict $root.Values.global).imageRegistry }}
+{{- $parts := splitList "/" $repository }}
+{{- if and (gt (len $parts) 1) (regexMatch "[.:]|^localhost$" (first $parts)) }}
+{{- $parts = rest $parts }}
+{{- end }}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (join "/" $parts) }}
+{{- end }}
 {{- if $image.digest }}
-{{- printf "%s@%s" $image.repository $image.digest }}
+{{- printf "%s@%s" $repository $image.digest }}
 {{- else }}
-{{- printf "%s:%s" $image.repository (default $root.Chart.AppVersion $image.tag) }}
+{{- printf "%s:%s" $repository (default $root.Chart.AppVersion $image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* Names of pull secrets, those of a parent chart included, as a YAML list under the key `items`. */}}
+{{- define "torchscript-operator.pullSecrets" -}}
+{{- $names := list }}
+{{- range concat .Values.imagePullSecrets (default list (default dict .Values.global).imagePullSecrets) }}
+{{- $names = append $names (kindIs "string" . | ternary . (get (kindIs "map" . | ternary . dict) "name")) }}
+{{- end }}
+{{- dict "items" (uniq $names) | toYaml }}
+{{- end }}
+
+{{/* Labels of an object that does not belong to the operator's pods: (list $component $). */}}
+{{- define "torchscript-operator.componentLabels" -}}
+{{- $labels := include "torchscript-operator.labels" (index . 1) | fromYaml }}
+{{- $_ := set $labels "app.kubernetes.io/component" (index . 0) }}
+{{- toYaml $labels }}
+{{- end }}
+
+{{/*
+Annotation that leaves an object where it is when the chart is uninstalled: models that stay need what their pods need.
+*/}}
+{{- define "torchscript-operator.kept" -}}
+{{- if .Values.crds.keep }}
+helm.sh/resource-policy: keep
 {{- end }}
 {{- end }}
 

@@ -13,11 +13,7 @@ account and a class whose values are empty are left out: there, absent and empty
   "resyncSeconds" (int64 .Values.resyncSeconds)
   "logLevel" .Values.logLevel
 }}
-{{- $secrets := list }}
-{{- range .Values.imagePullSecrets }}
-{{- $secrets = append $secrets .name }}
-{{- end }}
-{{- $_ := set $settings "imagePullSecrets" $secrets }}
+{{- $_ := set $settings "imagePullSecrets" (include "torchscript-operator.pullSecrets" . | fromYaml).items }}
 {{- $store := include "torchscript-operator.artifactStore" . | fromYaml }}
 {{- if $store }}
 {{- $_ := set $settings "artifactStore" $store }}
@@ -39,6 +35,26 @@ account and a class whose values are empty are left out: there, absent and empty
 {{- $_ := set $terms $field (int64 (index $.Values.leaderElection $field)) }}
 {{- end }}
 {{- $_ := set $settings "leaderElection" $terms }}
+{{- end }}
+{{- with .Values.worker.jobPriorityClassName }}
+{{- $_ := set $settings "jobPriorityClassName" . }}
+{{- end }}
+{{- with .Values.huggingFace.endpoint }}
+{{- $_ := set $settings "huggingFaceEndpoint" . }}
+{{- end }}
+{{- with .Values.worker.caBundle.configMap }}
+{{- if .name }}
+{{- $_ := set $settings "caBundle" (dict "configMap" .name "key" .key) }}
+{{- end }}
+{{- end }}
+{{- with .Values.worker.proxy }}
+{{- if or .http .https .secretName }}
+{{- $proxy := dict "excluded" (default list .excluded) }}
+{{- with .http }}{{ $_ := set $proxy "http" . }}{{ end }}
+{{- with .https }}{{ $_ := set $proxy "https" . }}{{ end }}
+{{- with .secretName }}{{ $_ := set $proxy "secret" . }}{{ end }}
+{{- $_ := set $settings "proxy" $proxy }}
+{{- end }}
 {{- end }}
 {{- $compilers := dict }}
 {{- range $name, $given := .Values.compilers }}
@@ -150,6 +166,10 @@ account and a class whose values are empty are left out: there, absent and empty
 {{- end }}
 {{- if or (ge (int64 $terms.retrySeconds) (int64 $terms.renewDeadlineSeconds)) (ge (int64 $terms.renewDeadlineSeconds) (int64 $terms.leaseDurationSeconds)) }}
 {{- fail "leaderElection: retrySeconds must be less than renewDeadlineSeconds, and that less than leaseDurationSeconds" }}
+{{- end }}
+{{- $proxy := .Values.worker.proxy }}
+{{- if and $proxy.secretName (or $proxy.http $proxy.https) }}
+{{- fail "worker.proxy: give secretName or the URLs, not both" }}
 {{- end }}
 {{- $names := list "TSM_SETTINGS" }}
 {{- range .Values.extraEnv }}

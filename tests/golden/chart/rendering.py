@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tests.cluster import paths
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "charts/torchscript-operator"
@@ -95,16 +99,44 @@ def of_kind(items: tuple[Json, ...], *kinds: str) -> list[Json]:
     return [item for item in items if item["kind"] in kinds]
 
 
+def hooked(item: Json, event: str = "") -> bool:
+    """Whether an object is only there at an event, such as `test`; without one: at any."""
+    when = item["metadata"].get("annotations", {}).get("helm.sh/hook", "")
+    return when == event if event else bool(when)
+
+
+def installed(items: tuple[Json, ...]) -> tuple[Json, ...]:
+    """The objects that an installation makes."""
+    return tuple(item for item in items if not hooked(item))
+
+
 def settings_of(items: tuple[Json, ...]) -> Any:
     """The operator's settings file."""
-    (found,) = of_kind(items, "ConfigMap")
+    (found,) = [item for item in of_kind(items, "ConfigMap") if "settings.yaml" in item["data"]]
     return yaml.safe_load(found["data"]["settings.yaml"])
 
 
+def module(path: Path) -> ModuleType:
+    """A program that the chart carries, as a module."""
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification is not None
+    assert specification.loader is not None
+    found = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(found)
+    return found
+
+
 def snapshot(items: tuple[Json, ...]) -> str:
-    """Objects as text; the CRD without its spec, which is generated and compared elsewhere."""
-    shown = [
-        {key: value for key, value in item.items() if item["kind"] != "CustomResourceDefinition" or key != "spec"}
-        for item in items
-    ]
-    return yaml.dump_all(shown, Dumper=_BlockDumper, sort_keys=False, allow_unicode=True, width=120)
+    """Objects as text, without what is compared elsewhere: the CRD's spec, and files of the chart in ConfigMaps."""
+    return yaml.dump_all(map(_shown, items), Dumper=_BlockDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _shown(item: Json) -> Json:
+    if item["kind"] == "CustomResourceDefinition":
+        return {key: value for key, value in item.items() if key != "spec"}
+    if item["kind"] == "ConfigMap":
+        data = {
+            name: text if name == "settings.yaml" else "(a file of the chart)" for name, text in item["data"].items()
+        }
+        return {**item, "data": data}
+    return item
