@@ -119,6 +119,11 @@ def asked_all_the_time(url: str, name: str) -> Iterator[list[str]]:
     assert answers > 0
 
 
+def serving_pods(models: Models, name: str) -> list[Json]:
+    pods = models.children("pods", name)
+    return [pod for pod in pods if pod["metadata"]["labels"]["torchscript.dev/component"] == "serving"]
+
+
 def operator_image(models: Models) -> str:
     found = models.kubectl.get("deployment", sites.RELEASE, SYSTEM)
     image: str = found["spec"]["template"]["spec"]["containers"][0]["image"]
@@ -156,7 +161,7 @@ def test_a_model_serves_through_upgrade_uninstall_and_return(present: Models, tm
     assert wrong == []
 
     # Nobody looks after it, but its pods still find what they need.
-    (pod,) = models.children("pods", "steady")
+    (pod,) = serving_pods(models, "steady")
     models.kubectl.run("delete", "pod", pod["metadata"]["name"], f"--namespace={models.namespace}")
     deployment = f"deployment/{models.children('deployments', 'steady')[0]['metadata']['name']}"
     models.kubectl.run("rollout", "status", deployment, f"--namespace={models.namespace}", "--timeout=120s")
@@ -166,5 +171,5 @@ def test_a_model_serves_through_upgrade_uninstall_and_return(present: Models, tm
         sites.install(site)
         models.apply("steady", lambda body: body["spec"]["serving"].update(replicas=2))
         models.settled("steady")
-        assert len(models.children("pods", "steady")) == 2
+        assert len(serving_pods(models, "steady")) == 2
     assert wrong == []
