@@ -128,7 +128,12 @@ def bare(kind: str, file: Path, seconds: float) -> Json:
     command = [sys.executable, "-m", "tests.bench.serve_bare", kind, str(file), "--folder", str(model_folder())]
     began = time.perf_counter()
     output = subprocess.run(
-        [*command, "--seconds", str(seconds)], cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [*command, "--seconds", str(seconds)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "operator")},
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     ).stdout
     return {**json.loads(output), "seconds": time.perf_counter() - began}
 

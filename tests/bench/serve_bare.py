@@ -6,7 +6,7 @@ Every kind is a process of its own, which prints one line of JSON.
 - forward: one text at a time, tokenised, with all threads: seconds a text.
 - limit: texts a second when 32 texts are outstanding and are batched in the best way that was found, tokenised, without
   HTTP. Tried: batches of several sizes of the outstanding texts sorted by length, one batch with all threads or one
-  batch on each, as the file is and frozen.
+  batch on each, as the file is and frozen; and our own engine, which chooses from what is outstanding at any moment.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import statistics
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -122,6 +123,61 @@ def rate(compute: Callable[[list[str]], Any], texts: Sequence[str], size: int, w
     return sum(counts) / (time.perf_counter() - began)
 
 
+def engine_rate(manifest: str, file: str, folder: str, seconds: float) -> float:
+    """Texts a second of the serving engine with its defaults, asked by so many coroutines of its own process."""
+    import asyncio
+
+    import torch
+    import uvloop
+    from tokenizers import Tokenizer
+
+    from tests.bench.serve_texts import texts
+    from torchscript_operator.artifact.manifest import Manifest
+    from torchscript_operator.artifact.threads import available_threads
+    from torchscript_operator.serve.engine import Engine, Limits
+    from torchscript_operator.serve.runner import TorchRunner
+    from torchscript_operator.serve.settings import Settings
+    from torchscript_operator.serve.tasks import for_manifest
+    from torchscript_operator.serve.tokenizing import Tokenizing
+
+    found = Manifest.model_validate_json(Path(manifest).read_bytes())
+    threads, settings = available_threads(), Settings()
+    runner = TorchRunner(
+        found,
+        {None: torch.jit.load(file).eval()},
+        for_manifest(found),
+        pad_id=0,
+        maximum_rows=OUTSTANDING,
+        maximum_tokens=settings.batch_tokens,
+        threads=threads,
+        workers=threads,
+    )
+    tokenizing = Tokenizing(
+        Tokenizer.from_file(f"{folder}/tokenizer.json"), [tensor.name for tensor in found.inputs], {}
+    )
+    given = itertools.cycle(texts())
+
+    async def run() -> float:
+        engine = Engine(runner, Limits(settings.queue_rows, settings.queue_tokens, workers=threads))
+        engine.start(asyncio.get_running_loop())
+        count = 0
+
+        async def ask(end: float) -> None:
+            nonlocal count
+            while time.perf_counter() < end:
+                await engine.compute(tokenizing.encode([next(given)]), 60)
+                count += 1
+
+        for span in (1.0, seconds):
+            began, count = time.perf_counter(), 0
+            await asyncio.gather(*(ask(began + span) for _ in range(OUTSTANDING)))
+        taken = time.perf_counter() - began
+        engine.stop(10)
+        return count / taken
+
+    return uvloop.run(run())
+
+
 def limit(file: str, folder: str, seconds: float) -> dict[str, Any]:
     """The best rate, and every one that was tried."""
     import torch
@@ -138,6 +194,8 @@ def limit(file: str, folder: str, seconds: float) -> dict[str, Any]:
             if size * workers <= OUTSTANDING:
                 name = f"{'frozen' if frozen else 'as it is'}, {workers} at one time, batches of {size}"
                 ways[name] = lambda span, one=compute, size=size, workers=workers: rate(one, given, size, workers, span)
+    manifest = str(Path(file).parents[1] / "manifest.json")
+    ways["our engine"] = lambda span: engine_rate(manifest, file, folder, span)
     tried = {name: way(seconds * TRIAL_SHARE) for name, way in ways.items()}
     best = sorted(tried, key=lambda name: tried[name], reverse=True)[:FINALISTS]
     measured = {name: ways[name](seconds) for name in best}

@@ -1,5 +1,6 @@
 """Clients that misbehave on a real socket lose their own connection, and nobody else's."""
 
+import asyncio
 import json
 import socket
 import time
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from tests.unit.serving import Live, live
+from torchscript_operator.serve.connection import Gathering
 
 GET = b"GET /v2 HTTP/1.1\r\nhost: x\r\n"
 
@@ -131,3 +133,42 @@ def test_pipelined_requests_are_answered_in_order() -> None:
     with live() as server, connection(server) as pipe:
         pipe.sendall((GET + b"\r\n") * 3 + b"GET /v2 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         assert read(pipe).count(b"HTTP/1.1 200 OK") == 4
+
+
+class Sent(asyncio.Transport):
+    """A transport that notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.told.append(bytes(data))
+
+    def close(self) -> None:
+        self.told.append(b"closed")
+
+    def is_closing(self) -> bool:
+        return b"closed" in self.told
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+async def test_head_and_body_of_an_answer_leave_together() -> None:
+    sent = Sent()
+    gathering = Gathering(sent, asyncio.get_running_loop())
+    for piece in (b"head", b"body"):
+        gathering.write(piece)
+    assert (sent.told, gathering.get_write_buffer_size()) == ([], 8)
+    await asyncio.sleep(0)
+    assert (sent.told, gathering.get_write_buffer_size()) == ([b"headbody"], 0)
+
+
+async def test_what_is_held_is_sent_before_the_connection_closes() -> None:
+    sent = Sent()
+    gathering = Gathering(sent, asyncio.get_running_loop())
+    gathering.write(b"last words")
+    gathering.close()
+    await asyncio.sleep(0)
+    assert sent.told == [b"last words", b"closed"]

@@ -7,7 +7,7 @@ loses its own connection and takes nothing from the others.
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -33,6 +33,43 @@ class Bounds:
     write_seconds: float
     """A client that takes no byte of its answer for this long is given up."""
     metrics: Metrics
+
+
+class Gathering:
+    """A transport that sends all that one turn of the event loop writes by one system call: an answer's head and body.
+
+    uvloop writes at once, and uvicorn the two apart: two packets, and two wake-ups of the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the transport that sends."""
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the transport's own."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send soon."""
+        if not self._held:
+            self._loop.call_soon(self._send)
+        self._held.append(data)
+
+    def close(self) -> None:
+        """Send what is held, and close."""
+        self._send()
+        self._transport.close()
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that the client has not taken."""
+        return self._transport.get_write_buffer_size() + sum(map(len, self._held))
+
+    def _send(self) -> None:
+        held, self._held = self._held, []
+        if held and not self._transport.is_closing():
+            self._transport.write(b"".join(held) if len(held) > 1 else held[0])
 
 
 class Connection(HttpToolsProtocol):
@@ -61,7 +98,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, if need be in the place of an idle one."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", Gathering(transport, self.loop)))
         self._watch_head()
         if len(self.connections) > self.bounds.connections:
             self._make_room()

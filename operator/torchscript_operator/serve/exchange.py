@@ -1,7 +1,6 @@
 """What every route does: read a body within bounds, compute while the client waits, encode the answer."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -69,14 +68,15 @@ async def body_of(state: State, request: Request) -> AsyncIterator[bytes]:
             raise _too_large(state)
         chunks = []
         try:
-            async for chunk in _within(request.stream(), left(state, request)):
-                held += len(chunk)
-                state.buffered_bytes += len(chunk)
-                if held > state.settings.request_bytes:
-                    raise _too_large(state)
-                if state.buffered_bytes > state.settings.buffered_bytes:
-                    raise ApiError(429, "too many bytes wait to be processed", code="queue_full", retry=1)
-                chunks.append(chunk)
+            with _Within(left(state, request)):
+                async for chunk in request.stream():
+                    held += len(chunk)
+                    state.buffered_bytes += len(chunk)
+                    if held > state.settings.request_bytes:
+                        raise _too_large(state)
+                    if state.buffered_bytes > state.settings.buffered_bytes:
+                        raise ApiError(429, "too many bytes wait to be processed", code="queue_full", retry=1)
+                    chunks.append(chunk)
         except asyncio.TimeoutError:
             raise ApiError(408, "the body did not come in time") from None
         yield b"".join(chunks)
@@ -128,18 +128,20 @@ async def compute(
     Raises ApiError for rows beyond the limits and for what became of them in the queue; ClientDisconnect.
     """
     check(state, model, rows, parameter)
-    work = asyncio.ensure_future(model.engine.compute(rows, left(state, request) if seconds is None else seconds))
     gone = asyncio.ensure_future(_disconnected(request))
+    lost = _Lost()
+    gone.add_done_callback(lost.end)
     try:
-        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientDisconnect
-        return work.result()
+        return await model.engine.compute(rows, left(state, request) if seconds is None else seconds)
+    except asyncio.CancelledError:
+        if lost.happened:
+            raise ClientDisconnect from None
+        raise
     except EngineError as error:
         raise of_engine(error) from None
     finally:
+        lost.task = None
         gone.cancel()
-        work.cancel()
 
 
 def left(state: State, request: Request) -> float:
@@ -148,12 +150,41 @@ def left(state: State, request: Request) -> float:
     return state.settings.request_seconds - (time.monotonic() - started)
 
 
-async def _within(chunks: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    with contextlib.suppress(StopAsyncIteration):
-        while True:
-            yield await asyncio.wait_for(chunks.__anext__(), max(0.0, end - loop.time()))
+class _Within:
+    """Ends its block's wait with asyncio.TimeoutError: asyncio.timeout, which Python 3.10 has not, without a task."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._late = False
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, self._seconds), self._end)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        if self._late and kind is asyncio.CancelledError:
+            raise asyncio.TimeoutError from None
+
+    def _end(self) -> None:
+        self._late = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+class _Lost:
+    """Ends a request's wait when its client has gone; one task a request less than waiting for two futures."""
+
+    def __init__(self) -> None:
+        self.task = asyncio.current_task()
+        """Who waits; None once nobody does."""
+        self.happened = False
+
+    def end(self, _: object) -> None:
+        """The client has gone."""
+        if self.task is not None:
+            self.happened = True
+            self.task.cancel()
 
 
 async def _disconnected(request: Request) -> None:

@@ -174,7 +174,8 @@ def _document(state: State) -> Any:
 def _application(state: State, served: Sequence[tuple[str, str, Handler, Operation]], tokens: Tokens | None) -> ASGIApp:
     labels: dict[object, str] = {}
     routes = []
-    for method, path, handler, _ in served:
+    # What computes first: Starlette tries the routes one after the other.
+    for method, path, handler, _ in sorted(served, key=lambda route: route[0] != "POST"):
         endpoint = _endpoint(state, handler)
         labels[endpoint] = path
         routes.append(Route(path, endpoint, methods=[method]))
