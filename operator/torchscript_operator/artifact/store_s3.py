@@ -5,12 +5,11 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
-import boto3
-from boto3.s3.transfer import TransferConfig
 from botocore import exceptions as boto
 from botocore.config import Config
 
@@ -88,7 +87,9 @@ class S3Store:
         """Upload a file to a path that holds its SHA-256; does nothing where one of the same size lies already."""
         if self.size(path) == file.stat().st_size:
             return
-        transfer = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
+        transfer = import_module("boto3.s3.transfer").TransferConfig(
+            multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4
+        )
         with mapped("write", self._where(path), self._reasons), file.open("rb") as stream:
             self._client.upload_fileobj(stream, self._bucket, self._key(path), Config=transfer)
 
@@ -169,7 +170,8 @@ class S3Store:
 
 
 def _client(location: StoreLocation, credentials: Credentials | None) -> "S3Client":
-    session = boto3.session.Session(
+    # Only here: a pod with its artifacts on a volume starts without.
+    session = import_module("boto3").session.Session(
         aws_access_key_id=credentials.access_key_id if credentials else None,
         aws_secret_access_key=credentials.secret_access_key if credentials else None,
         aws_session_token=credentials.session_token if credentials else None,
@@ -186,4 +188,5 @@ def _client(location: StoreLocation, credentials: Credentials | None) -> "S3Clie
         response_checksum_validation="when_required",
     )
     region = session.region_name or DEFAULT_REGION
-    return session.client("s3", endpoint_url=location.endpoint, region_name=region, config=config)
+    client: S3Client = session.client("s3", endpoint_url=location.endpoint, region_name=region, config=config)
+    return client

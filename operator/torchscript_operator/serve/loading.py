@@ -1,18 +1,20 @@
 """From a digest to a model that may be served: fetch, verify, load, replay on this hardware, warm up.
 
-Runs in a thread of its own and is the first to import torch, so that the HTTP server answers probes meanwhile.
+Runs in a thread of its own, so that the HTTP server answers probes meanwhile. torch is imported beside the fetch: each
+takes about as long, and hashing lets other threads run.
 """
 
+import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from torchscript_operator.artifact import digest as digests
@@ -25,12 +27,13 @@ from torchscript_operator.artifact.request import ARTIFACT_CREDENTIALS_PREFIX, S
 from torchscript_operator.artifact.store import Credentials, fetch, open_store
 from torchscript_operator.artifact.threads import available_threads
 from torchscript_operator.serve.buckets import Buckets
-from torchscript_operator.serve.generating import GenerationRunner
 from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS
-from torchscript_operator.serve.runner import TorchRunner
 from torchscript_operator.serve.settings import Settings
 from torchscript_operator.serve.tasks import Task, for_manifest
 from torchscript_operator.serve.tokenizing import Tokenizing, pad_token, read_config
+
+if TYPE_CHECKING:
+    from torchscript_operator.serve.runner import TorchRunner
 
 LOGGER = logging.getLogger(__name__)
 RUNTIMES = {"neuron": "torch_neuron", "neuronx": "torch_neuronx"}
@@ -57,7 +60,7 @@ class Loaded:
     """All that serving needs."""
 
     manifest: Manifest
-    runner: TorchRunner
+    runner: "TorchRunner"
     task: Task
     tokenizing: Tokenizing
     replay: tuple[OutputParity, ...]
@@ -73,6 +76,9 @@ def load(request: ServeRequest, settings: Settings, environment: Mapping[str, st
     Raises WorkerError with the class of what went wrong; ReplayError with figures.
     """
     progress("fetch")
+    # What goes wrong with it is raised by the import below.
+    ahead = threading.Thread(target=_import_ahead, name="import", daemon=True)
+    ahead.start()
     folder = settings.scratch_path / "artifact" / request.digest.removeprefix(digests.PREFIX)
     folder.mkdir(parents=True, exist_ok=True)
     store = open_store(request.artifact, Credentials.from_environment(ARTIFACT_CREDENTIALS_PREFIX, environment))
@@ -80,6 +86,8 @@ def load(request: ServeRequest, settings: Settings, environment: Mapping[str, st
     manifest = fetch(store, request.digest, folder)
     check_proven(manifest)
     progress("load")
+    ahead.join()
+    torch = import_module("torch")
     threads = settings.threads or available_threads()
     torch.set_num_threads(threads)
     task = for_manifest(manifest, read_config(manifest, folder), read_config(manifest, folder, "tokenizer_config.json"))
@@ -101,6 +109,11 @@ def load(request: ServeRequest, settings: Settings, environment: Mapping[str, st
     return Loaded(manifest, runner, task, tokenizing, replayed)
 
 
+def _import_ahead() -> None:
+    with contextlib.suppress(Exception):
+        import_module("torchscript_operator.serve.generating")
+
+
 def check_proven(manifest: Manifest) -> None:
     """Raise WorkerError (ParityFailed) for an artifact that no gate has passed, whoever asked to serve it."""
     if manifest.parity.verdict != "Passed" and manifest.parity.tolerances.policy == "Enforce":
@@ -109,7 +122,7 @@ def check_proven(manifest: Manifest) -> None:
         raise WorkerError(FailureReason.PARITY_FAILED, f"The artifact has not passed the parity gate{detail}.")
 
 
-def replay(runner: TorchRunner, cases: list[golden.GoldenCase]) -> tuple[OutputParity, ...]:
+def replay(runner: "TorchRunner", cases: list[golden.GoldenCase]) -> tuple[OutputParity, ...]:
     """Run every golden case and compare with eager's outputs under the manifest's tolerances.
 
     Raises ReplayError when one differs, or when there is none; with the policy Warn a difference is only logged.
@@ -139,7 +152,7 @@ def replay(runner: TorchRunner, cases: list[golden.GoldenCase]) -> tuple[OutputP
     return ordered
 
 
-def warm_up(runner: TorchRunner) -> None:
+def warm_up(runner: "TorchRunner") -> None:
     """Run every declared shape, and each file until it is compiled; a full mask, since padding costs the same."""
     compiled: set[Shape | None] = set()
     for shape in runner.buckets.shapes:
@@ -151,7 +164,7 @@ def warm_up(runner: TorchRunner) -> None:
         LOGGER.debug("warmed %s in %.3f s", shape.name, time.monotonic() - started)
 
 
-def _blank(runner: TorchRunner, shape: Shape) -> dict[str, NDArray[np.int64]]:
+def _blank(runner: "TorchRunner", shape: Shape) -> dict[str, NDArray[np.int64]]:
     size = (shape.batch, min(shape.sequence, runner.buckets.longest))
     return {
         tensor.name: (np.ones if tensor.name in {ATTENTION_MASK, INPUT_IDS} else np.zeros)(size, dtype=np.int64)
@@ -159,7 +172,7 @@ def _blank(runner: TorchRunner, shape: Shape) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def _per_token(runner: TorchRunner, output: str) -> bool:
+def _per_token(runner: "TorchRunner", output: str) -> bool:
     return any(
         axis.name == "sequence" for spec in runner.manifest.outputs if spec.name == output for axis in spec.axes[1:2]
     )
@@ -169,11 +182,17 @@ def _has_golden(manifest: Manifest) -> bool:
     return any(entry.role == "golden" for entry in manifest.files)
 
 
-def _runner(manifest: Manifest, folder: Path, task: Task, **limits: Any) -> TorchRunner:
+def _runner(manifest: Manifest, folder: Path, task: Task, **limits: Any) -> "TorchRunner":
     if manifest.generation is None:
-        return TorchRunner(manifest, _modules(manifest, folder), task, **limits)
+        one: TorchRunner = import_module("torchscript_operator.serve.runner").TorchRunner(
+            manifest, _modules(manifest, folder), task, **limits
+        )
+        return one
     parts = {part.name: _modules(manifest, folder, part.name) for part in manifest.parts}
-    return GenerationRunner(manifest, parts, task, **limits)
+    found: TorchRunner = import_module("torchscript_operator.serve.generating").GenerationRunner(
+        manifest, parts, task, **limits
+    )
+    return found
 
 
 def _modules(manifest: Manifest, folder: Path, part: str | None = None) -> dict[Shape | None, Any]:
@@ -192,11 +211,9 @@ def _modules(manifest: Manifest, folder: Path, part: str | None = None) -> dict[
         except ImportError as error:
             msg = f"this image has no {runtime}, which files of the compiler {manifest.compilation.compiler} need"
             raise WorkerError(FailureReason.INVALID_REQUEST, msg) from error
+    torch = import_module("torch")
     try:
-        return {
-            shape: torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
-            for shape, path in files.items()
-        }
+        return {shape: torch.jit.load(str(path), map_location="cpu").eval() for shape, path in files.items()}
     except RuntimeError as error:
         text = str(error).strip().splitlines()
         msg = f"torch {torch.__version__} cannot load the model file: {text[0] if text else error}"
