@@ -110,6 +110,8 @@ def eager() -> NDArray[np.float32]:
     from tokenizers import Tokenizer
     from transformers import AutoModel
 
+    # Several threads wait for one another at every step where something else runs too.
+    torch.set_num_threads(1)
     model = AutoModel.from_pretrained(model_folder()).eval()
     tokenizer = Tokenizer.from_file(str(model_folder() / "tokenizer.json"))
     tokenizer.no_truncation()
@@ -157,7 +159,9 @@ class Bench:
     def __init__(self, seconds: float, clients: tuple[int, ...], repeats: int) -> None:
         self.seconds, self.clients, self.repeats = seconds, clients, repeats
         self.artifacts = {name: export(precision) for name, precision in PRECISIONS.items()}
+        say("exported; computing eager's vectors")
         self.expected = eager()
+        say("servers, each alone in turn")
         site = Site(model_folder(), self.artifacts[FLOAT32]["file"], WORK / "work")
         self.site = site
         own = [ours(name, found["uri"], found["digest"]) for name, found in self.artifacts.items()]
