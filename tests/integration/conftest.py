@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -64,6 +65,10 @@ def make_namespace(plane: ControlPlane, name: str) -> str:
     return name
 
 
+def _is_hook(body: dict[str, Any]) -> bool:
+    return "helm.sh/hook" in body["metadata"].get("annotations", {})
+
+
 def install_rights(plane: ControlPlane, folder: Path, *values: str) -> tuple[Path, str]:
     """Give an account the chart's own rights; returns its kubeconfig and its user name."""
     build(["helm"])
@@ -74,7 +79,8 @@ def install_rights(plane: ControlPlane, folder: Path, *values: str) -> tuple[Pat
         check=True,
     ).stdout
     kinds = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}
-    wanted = [body for body in yaml.safe_load_all(rendered) if body and body["kind"] in kinds]
+    lasting = [body for body in yaml.safe_load_all(rendered) if body and not _is_hook(body)]
+    wanted = [body for body in lasting if body["kind"] in kinds]
     if plane.kubectl.get("namespace", HOME) is None:
         plane.kubectl.run("create", "namespace", HOME)
     plane.kubectl.run("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=yaml.safe_dump_all(wanted))
