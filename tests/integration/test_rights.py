@@ -12,6 +12,7 @@ from tests.integration.conftest import SETTINGS, install_rights, make_namespace
 from tests.integration.harness import OTHER, Api, Json, Models, Operator, audit, eventually, now
 from tests.unit import workers
 
+ROLE = "/apis/rbac.authorization.k8s.io/v1/clusterroles/tsm-torchscript-operator"
 UNUSED = frozenset(
     {
         ("update", "torchscriptmodels/finalizers"),  # no call: OwnerReferencesPermissionEnforcement asks for it
@@ -78,20 +79,14 @@ def test_nothing_is_refused_and_nothing_is_granted_in_vain(
     use_everything(models)
     eventually(lambda: ("list", "events") in used(plane, rights[1]), "a look for events about a Job without a pod")
     assert refused(plane, rights[1])[before:] == []
-    (role,) = [
-        item
-        for item in models.api("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles")["items"]
-        if item["metadata"]["labels"].get("app.kubernetes.io/instance") == "tsm"
-    ]
+    role = models.api("GET", ROLE)
     unused = granted(role["rules"]) - used(plane, rights[1])
     assert unused <= UNUSED, "granted and never used"
 
 
 @pytest.mark.usefixtures("rights")
 def test_role_has_no_wildcard_and_no_secrets(models: Models) -> None:
-    roles = models.api("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles")["items"]
-    (role,) = [item for item in roles if item["metadata"]["labels"].get("app.kubernetes.io/instance") == "tsm"]
-    text = yaml.safe_dump(role["rules"])
+    text = yaml.safe_dump(models.api("GET", ROLE)["rules"])
     assert "*" not in text
     assert "secrets" not in text
     assert "configmaps" not in text
