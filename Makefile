@@ -6,7 +6,7 @@ SHELL := /usr/bin/env bash
 
 UV := build/uv/bin/uv
 PYTHON := .venv/bin/python
-CODE := operator tests charts
+CODE := operator tests charts docs
 
 # Of `make demo`: a cluster that exists already, and where its nodes can pull images from.
 CONTEXT ?=
@@ -78,16 +78,22 @@ format: venv ## Format the code and mend what can be mended
 	@.venv/bin/ruff format $(CODE)
 
 .PHONY: generate
-generate: venv ## Make generated files again: the CRD, the chart's copy of it and README, the gRPC messages
+generate: venv ## Make generated files again: the CRD, the chart's copy of it and README, the gRPC messages, tables of the docs
 	@$(PYTHON) charts/generate.py
 	@$(PYTHON) -m tests.cluster.chart_readme
 	@$(PYTHON) operator/generate_protocol.py
+	@$(PYTHON) docs/generate.py
+
+.PHONY: docs
+docs: venv ## Build the documentation in build/site, strictly: a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 
 .PHONY: verify
 verify: venv ## Fail where a generated file is not what it is generated from
 	@$(PYTHON) charts/generate.py --check
 	@$(PYTHON) -m tests.cluster.chart_readme --check
 	@$(PYTHON) operator/generate_protocol.py --check
+	@$(PYTHON) docs/generate.py --check
 
 .PHONY: lock
 lock: $(UV) ## Resolve and lock all requirements again
