@@ -86,7 +86,7 @@ generate: venv ## Make generated files again: the CRD, the chart's copy of it an
 
 .PHONY: docs
 docs: venv ## Build the documentation in build/site, strictly: a link that leads nowhere is an error
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 .PHONY: verify
 verify: venv ## Fail where a generated file is not what it is generated from
