@@ -1,13 +1,16 @@
-"""Each task's example, exported and loaded; only source, store and the budget of a search are this machine's."""
+"""Each task's example, exported, loaded and asked what its page asks; source, store and a search's budget differ."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
 from tests.contract import tiny
 from tests.contract.tasking import one_thread
+from tests.unit import pages
+from tests.unit.serving import live
 from torchscript_operator.artifact.request import ExportRequest, ServeRequest, StoreLocation
 from torchscript_operator.cli import files, requests
 
@@ -52,8 +55,16 @@ def test_every_task_has_an_example() -> None:
     assert tasks == {"feature-extraction", "text2text-generation", *tiny.HEADS}
 
 
+def question(task: str) -> tuple[str, str]:
+    """The path and the body that the task's page has a reader send."""
+    (command,) = [each for each in pages.of("curl") if each.page == f"docs/tasks/{task}.md"]
+    body = command.words[command.words.index("-d") + 1]
+    # Small models have BERT's word for a gap.
+    return command.words[1].removeprefix("http://localhost:8080"), body.replace("<mask>", "[MASK]")
+
+
 @pytest.mark.parametrize("example", MODELS)
-def test_example_is_exported_and_loaded(tmp_path: Path, example: str) -> None:
+def test_example_is_exported_and_loaded_and_answers_what_its_page_asks(tmp_path: Path, example: str) -> None:
     from torchscript_operator.export.pipeline import run
     from torchscript_operator.serve.loading import load
     from torchscript_operator.serve.settings import Settings
@@ -68,3 +79,11 @@ def test_example_is_exported_and_loaded(tmp_path: Path, example: str) -> None:
 
     assert loaded.manifest.task == request.task
     assert loaded.manifest.parity.verdict == "Passed"
+    path, body = question(request.task)
+    with live(model=(loaded.runner, loaded.tokenizing)) as server:
+        # Only OpenAI's requests name the model, which is the example's.
+        name = httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"]
+        body = body.replace('"model": "minilm"', f'"model": "{name}"')
+        answer = httpx.post(f"{server.url}{path}", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()
