@@ -45,6 +45,7 @@ ELSEWHERE = {
         "build",
     ): "tests/unit/test_kustomize.py::test_overlay_is_a_valid_model_of_a_pinned_commit_image_and_samples",
     ("make", "demo"): "tests/e2e/test_path.py::test_applied_model_is_proven_and_answers_what_transformers_computes",
+    ("helm", "test"): "tests/e2e/test_chart.py::test_helm_test_applies_a_model_asks_it_and_leaves_nothing",
     ("helm", "uninstall"): "tests/integration/test_deletion_policy.py::test_released_model_goes_without_an_operator",
     ("kubectl", "apply"): "tests/integration/test_crd.py::test_example_is_taken",
     ("kubectl", "wait"): "tests/integration/test_waiting.py::test_kubectl_waits_until_a_model_is_ready",
