@@ -73,7 +73,7 @@ def install_rights(plane: ControlPlane, folder: Path, *values: str) -> tuple[Pat
     """Give an account the chart's own rights; returns its kubeconfig and its user name."""
     build(["helm"])
     rendered = subprocess.run(
-        [binary("helm"), "template", "tsm", CHART, f"--namespace={HOME}", *values],
+        [binary("helm"), "template", "tsm", CHART, "--no-hooks", f"--namespace={HOME}", *values],
         capture_output=True,
         text=True,
         check=True,
