@@ -250,6 +250,11 @@ class Models:
         self.api.merge(f"{path}/{name}/status", {"status": status})
         return name
 
+    def pod_ends(self, name: str, letter: str = "a") -> None:
+        """A pod of an export ends well."""
+        status = workers.pod_status("export", workers.terminated(0, workers.proven(letter)))
+        self.api.merge(f"{self.path('pods', name, '/api/v1')}/status", {"status": status})
+
     def job_status(self, job: Json, status: Json) -> None:
         self.api.merge(f"{self.path('jobs', job['metadata']['name'], '/apis/batch/v1')}/status", {"status": status})
 

@@ -123,6 +123,55 @@ def test_pod_that_the_api_server_refuses_is_told_from_the_jobs_event(models: Mod
     assert "exceeded quota: compute" in models.awaits("Compiled", "False", "PodRejected")["message"]
 
 
+def creating(container: str) -> dict[str, Any]:
+    """Status of a pod that got its node long ago and whose container is still being created."""
+    status = workers.pod_status(container, workers.waiting("ContainerCreating"))
+    status["conditions"][0]["lastTransitionTime"] = "2026-01-01T00:00:00Z"
+    return status
+
+
+def mount_fails(models: Models, pod: str, volume: str, what: str) -> None:
+    """The kubelet's event about a volume."""
+    uid = models.api("GET", models.path("pods", pod, "/api/v1"))["metadata"]["uid"]
+    event = {
+        "metadata": {"name": f"{pod}-mount"},
+        "involvedObject": {"kind": "Pod", "namespace": models.namespace, "name": pod, "uid": uid},
+        "type": "Warning",
+        "reason": "FailedMount",
+        "message": f'MountVolume.SetUp failed for volume "{volume}" : {what} not found',
+        "lastTimestamp": now(),
+    }
+    models.api("POST", models.path("events", group="/api/v1"), event)
+
+
+def test_volume_that_an_export_lacks_is_told_until_it_is_there(models: Models) -> None:
+    models.create()
+    job = models.awaits_job()
+    name = f"{job['metadata']['name']}-0"
+    models.pod(job, creating("export"), name)
+    mount_fails(models, name, "ca", 'configmap "corporate-ca"')
+    said = models.awaits("Compiled", "False", "ConfigurationMissing")["message"]
+    assert 'configmap "corporate-ca" not found. Create what is missing' in said
+    told = eventually(lambda: [it for it in models.events() if it["reason"] == "ConfigurationMissing"], "the event")
+    assert [it["type"] for it in told] == ["Warning"]
+    models.pod_ends(name)
+    models.job_status(job, workers.complete(now()))
+    models.awaits("Compiled", "True")
+
+
+def test_volume_that_a_serving_pod_lacks_is_told(models: Models) -> None:
+    models.create()
+    models.export_ends()
+    deployment = models.awaits_rollout()
+    models.pod(deployment, creating("server"), "server-0")
+    mount_fails(models, "server-0", "artifacts", 'secret "nodes-storage-key"')
+    status = workers.rolling(deployment, old=0)
+    status["conditions"][0]["lastUpdateTime"] = "2026-01-01T00:00:00Z"
+    models.deployment_status(deployment, status)
+    said = models.awaits("Available", "False", "ConfigurationMissing")["message"]
+    assert 'secret "nodes-storage-key" not found' in said
+
+
 def test_job_that_the_api_server_refuses_is_told(models: Models) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
     models.api("POST", models.path("resourcequotas", group="/api/v1"), quota)

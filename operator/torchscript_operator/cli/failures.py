@@ -24,6 +24,7 @@ _BY_REASON = {
     conditions.INCOMPATIBLE_NODE: "Correct the compiler, or the node that the message names.",
     conditions.IMAGE_PULL_FAILED: "Correct the image or its pull secret; the pull is tried again by itself.",
     conditions.CONFIGURATION_MISSING: "Create what the message names in the model's namespace.",
+    conditions.MOUNT_FAILED: "Check the volume that the message names; mounting it is tried again by itself.",
     conditions.POD_REJECTED: "Change the quota or the policy that the message names.",
     conditions.DEADLINE_EXCEEDED: "Raise spec.targets[].job.activeDeadlineSeconds.",
     conditions.PODS_NOT_READY: "See why its pods are not Ready: {tsm} logs {name}.",
@@ -32,7 +33,13 @@ _BY_REASON = {
     conditions.REJECTED: "Change what the API server's message names; it is tried again every minute.",
 }
 TRIED_AGAIN = frozenset(
-    {conditions.IMAGE_PULL_FAILED, conditions.CONFIGURATION_MISSING, conditions.POD_REJECTED, conditions.REJECTED}
+    {
+        conditions.IMAGE_PULL_FAILED,
+        conditions.CONFIGURATION_MISSING,
+        conditions.MOUNT_FAILED,
+        conditions.POD_REJECTED,
+        conditions.REJECTED,
+    }
 )
 """Reasons for which nothing has to be said to the operator once the cause is gone."""
 

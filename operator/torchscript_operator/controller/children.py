@@ -12,6 +12,7 @@ import orjson
 
 from torchscript_operator.api import conditions
 from torchscript_operator.controller import diagnose
+from torchscript_operator.controller import starting as starts
 from torchscript_operator.controller.model import (
     ATTEMPT_LABEL,
     COMPONENT_LABEL,
@@ -51,6 +52,8 @@ class Seen:
     """The attempt that a Job or its pod belongs to."""
     over: bool = False
     """A Job that has ended; a serving pod that has nothing to say."""
+    starting: bool = False
+    """A serving pod whose container has not begun to start."""
 
 
 ABSENT = Seen()
@@ -82,7 +85,8 @@ def _pod(body: Json) -> Seen:
         # A pod that is well says nothing: that it is Ready is in its Deployment's status.
         well = is_true(body, "Ready") or "deletionTimestamp" in body["metadata"]
         trouble = None if well else diagnose.pod_trouble(body, diagnose.SERVING_FIELDS)
-        return Seen(_digest(uid, str(trouble)) if trouble else 0, attempt=attempt, over=trouble is None)
+        begun = starts.since(body) is not None
+        return Seen(_digest(uid, str(trouble)) if trouble else 0, attempt=attempt, over=trouble is None, starting=begun)
     trouble = diagnose.pod_trouble(body, diagnose.JOB_FIELDS)
     # What the end of a pod means is for its Job to say; what keeps it from starting, only the pod says.
     held = trouble is not None and trouble.exit_code is None
@@ -171,6 +175,10 @@ class Children:
         """Children that are remembered but not among those that a list found."""
         known = [(key, name) for key, named in self._of[plural].items() for name in named]
         return [it for it in known if it not in there and namespace in {None, it[0].namespace}]
+
+    def starting(self, model: Model) -> bool:
+        """Whether a serving pod of a model has not begun to start."""
+        return any(pod.starting for pod in self.of("pods", Key(model.namespace, model.name)).values())
 
     def to_read(self, model: Model) -> dict[str, list[str]]:
         """Names of the children that a pass over a model has to look at, by kind.

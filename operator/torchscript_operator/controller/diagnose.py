@@ -78,7 +78,7 @@ def _statuses(pod: Json) -> list[Json]:
     return pod.get("status", {}).get("containerStatuses") or []
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     """Words of Kubernetes as a sentence; only the first letter changes, names keep theirs."""
     return f"{text[:1].upper()}{text[1:].rstrip('. ')}."
 
@@ -117,13 +117,13 @@ def waiting(pod: Json, fields: Fields) -> Finding | None:
         reason, said = state.get("reason", ""), state.get("message", "")
         if reason in PULL_REASONS:
             advice = f"Check {fields.image}, the operator's image settings and the pull secrets."
-            said = _sentence(f"The image {status['image']} cannot be pulled: {said or reason}")
+            said = sentence(f"The image {status['image']} cannot be pulled: {said or reason}")
             return Finding("start", conditions.IMAGE_PULL_FAILED, f"{said} {advice}")
         if reason in CONFIGURATION_REASONS:
             advice = "Create it in the model's namespace, or correct the reference in the spec."
-            return Finding("start", conditions.CONFIGURATION_MISSING, f"{_sentence(said or reason)} {advice}")
+            return Finding("start", conditions.CONFIGURATION_MISSING, f"{sentence(said or reason)} {advice}")
         if reason in START_REASONS:
-            said = _sentence(f"The container did not start: {said or reason}")
+            said = sentence(f"The container did not start: {said or reason}")
             advice = f"Check that {fields.image} is an image of this operator's workers."
             return Finding("start", conditions.START_FAILED, f"{said} {advice}")
     return None
@@ -186,7 +186,7 @@ def evicted(pod: Json, fields: Fields) -> Finding | None:
     """The kubelet or the node's end stopped the pod."""
     status = pod.get("status", {})
     if status.get("reason") in {"Evicted", "NodeLost", "Preempting", "NodeShutdown", "Terminated"}:
-        said = _sentence(f"The pod was stopped by its node: {status.get('message') or status['reason']}")
+        said = sentence(f"The pod was stopped by its node: {status.get('message') or status['reason']}")
         advice = f"Another takes its place; where this goes on, raise the requests of {fields.resources}."
         return Finding("run", conditions.EVICTED, f"{said} {advice}")
     return None
@@ -218,13 +218,13 @@ def no_pod(job: Json, events: tuple[Json, ...], fields: Fields = JOB_FIELDS) -> 
     said = [event.get("message", "") for event in events if event.get("involvedObject", {}).get("uid") == uid]
     if not said:
         return None
-    refusal = _sentence(f"The Job's pod was refused: {said[-1]}")
+    refusal = sentence(f"The Job's pod was refused: {said[-1]}")
     return Finding("schedule", conditions.POD_REJECTED, f"{refusal} {admission(said[-1], fields)}")
 
 
 def no_replica(said: str, fields: Fields) -> Finding:
     """A Deployment whose pods the API server refuses."""
-    refusal = _sentence(f"The Deployment's pods were refused: {said}")
+    refusal = sentence(f"The Deployment's pods were refused: {said}")
     return Finding("schedule", conditions.POD_REJECTED, f"{refusal} {admission(said, fields)}")
 
 
@@ -240,7 +240,7 @@ def job_failure(job: Json, pods: tuple[Json, ...], fields: Fields = JOB_FIELDS) 
     for pod in reversed(pods):
         if trouble := evicted(pod, fields) or terminated(pod, fields):
             return trouble
-    said = _sentence(failed.get("message") or "The Job failed")
+    said = sentence(failed.get("message") or "The Job failed")
     advice = "Its pods are gone, and their logs with them: look for what deletes pods, then try again."
     return Finding("run", FailureReason.INTERNAL_ERROR.value, f"{said} {advice}")
 

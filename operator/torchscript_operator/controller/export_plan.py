@@ -17,7 +17,7 @@ from torchscript_operator.api.v1alpha1.status import (
 )
 from torchscript_operator.artifact.failures import CLASSES, FailureReason, reason_of_exit_code
 from torchscript_operator.artifact.request import ExportRequest
-from torchscript_operator.controller import diagnose, export_report, jobs, placement
+from torchscript_operator.controller import diagnose, export_report, jobs, placement, starting
 from torchscript_operator.controller.diagnose import Finding
 from torchscript_operator.controller.model import ATTEMPT_LABEL, RETRY_ANNOTATION, Json, Model
 from torchscript_operator.controller.observed import Observed, attempt_of, ended, is_true, owned
@@ -44,8 +44,8 @@ class ExportPlan:
     trouble: Finding | None = None
     """What holds up an export that still runs."""
     requeue_seconds: float | None = None
-    look_for_events: bool = False
-    """The Job has no pod: only the API server's events say why."""
+    look_for_events: tuple[str, ...] = ()
+    """Names of a Job that has no pod, or of a pod that does not start: only events say why."""
     verifying: bool = False
     """The present spec's model is compiled; proving it is what is left."""
 
@@ -189,21 +189,29 @@ class _Target:
                 return self.exporting(f"Job {name} is starting.", requeue_seconds=later)
             trouble = diagnose.no_pod(job, self.observed.events, self.fields)
             waiting = self.exporting(
-                f"Job {name} has no pod yet.", requeue_seconds=NO_POD_SECONDS, look_for_events=True
+                f"Job {name} has no pod yet.", requeue_seconds=NO_POD_SECONDS, look_for_events=(name,)
             )
             return (
                 replace(waiting, reason=trouble.reason, message=trouble.message, trouble=trouble)
                 if trouble
                 else waiting
             )
+        begun = starting.since(pods[-1])
+        looks: Json = {}
+        if begun is not None:
+            looks = {
+                "requeue_seconds": starting.next_look(begun, self.now),
+                "look_for_events": starting.slow(pods[-1:], self.now),
+            }
         trouble = diagnose.pod_trouble(pods[-1], self.fields)
+        trouble = trouble or starting.trouble(pods[-1], self.observed.events, self.fields)
         if trouble is None:
             doing = "exports the model" if self.pending is None else "proves on the accelerator what was compiled"
-            return self.exporting(f"Job {name} {doing}.")
+            return self.exporting(f"Job {name} {doing}.", **looks)
         message = f"Job {name}: {trouble.message}"
         if trouble.exit_code is not None and CLASSES[reason_of_exit_code(trouble.exit_code)].transient:
             message += f" Attempt {len(pods)} of {job['spec'].get('backoffLimit', 0) + 1} failed; the Job tries again."
-        return self.exporting(message, reason=trouble.reason, trouble=trouble)
+        return self.exporting(message, reason=trouble.reason, trouble=trouble, **looks)
 
     def finished(self, job: Json) -> ExportPlan:
         """A Job that ended well: take in its report."""

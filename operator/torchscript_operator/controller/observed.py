@@ -61,7 +61,7 @@ class Observed:
     budgets: tuple[Json, ...] = ()
     """PodDisruptionBudgets, the same."""
     events: tuple[Json, ...] = ()
-    """Warning events about Jobs that have no pod."""
+    """Warning events about Jobs that have no pod, and about pods that do not start."""
 
     def job(self, name: str) -> Json | None:
         """A Job by name."""

@@ -45,7 +45,10 @@ class Plan:
     apply: tuple[Json, ...] = ()
     delete: tuple[Json, ...] = ()
     requeue_seconds: float | None = None
-    look_for_events: bool = False
+    look_closer: bool = False
+    """Pods of a rollout should be Ready by now: those that do not start, which a pass leaves out, may say why."""
+    look_for_events: tuple[str, ...] = ()
+    """Names of objects whose Warning events say what else nothing says."""
 
 
 def _obsolete(model: Model, rollouts: Iterable[RolloutPlan], observed: Observed) -> tuple[Json, ...]:
@@ -146,14 +149,16 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
         deletion_policy_message=deletion.retained_because(model, settings),
     )
     status = status.model_copy(update={"retired": deletion.retired(model, settings, status)})
-    requeues = [export.requeue_seconds for export in exports if export.requeue_seconds is not None]
+    steps: list[ExportPlan | RolloutPlan] = [*exports, *rollouts]
+    requeues = [step.requeue_seconds for step in steps if step.requeue_seconds is not None]
     return Plan(
         status=status,
         create=tuple(export.create for export in exports if export.create is not None),
         apply=tuple(apply),
         delete=tuple(delete),
         requeue_seconds=min(requeues, default=None),
-        look_for_events=any(export.look_for_events for export in exports),
+        look_closer=any(rollout.look_closer for rollout in rollouts),
+        look_for_events=tuple(name for step in steps for name in step.look_for_events),
     )
 
 

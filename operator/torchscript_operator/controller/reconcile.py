@@ -37,8 +37,8 @@ PLURALS = {
 """Resource by kind, for the children that a pass writes."""
 AGAIN_SECONDS = 0.2
 """Time to the next pass when a model was changed during this one."""
-WARNING_FIELDS = "type=Warning,involvedObject.kind=Job"
-"""Events that say why a Job has no pod."""
+WARNING_FIELDS = "type=Warning,involvedObject.name="
+"""Events that say why a Job has no pod or a pod does not start."""
 
 
 def dump_status(status: TorchScriptModelStatus) -> Json:
@@ -100,13 +100,17 @@ class Reconciler:
         """Decide, and once more where the first decision rests on what only a closer look shows."""
         observed = await self.observe(model)
         planned = planning.plan(model, self.settings, observed, now)
-        if planned.delete or planned.look_for_events:
+        closer_look = planned.look_closer and self.children.starting(model)
+        if planned.delete or planned.look_for_events or closer_look:
             observed = await self.look(model)
             planned = planning.plan(model, self.settings, observed, now)
         closer = await self._with_strangers(model, planned, observed)
         if planned.look_for_events:
-            told = await self.cluster.list("v1", "events", model.namespace, fields=WARNING_FIELDS)
-            closer = replace(closer, events=tuple(told))
+            told = [
+                await self.cluster.list("v1", "events", model.namespace, fields=WARNING_FIELDS + name)
+                for name in planned.look_for_events
+            ]
+            closer = replace(closer, events=tuple(event for found in told for event in found))
         return planned if closer is observed else planning.plan(model, self.settings, closer, now)
 
     async def _with_strangers(self, model: Model, planned: Plan, observed: Observed) -> Observed:

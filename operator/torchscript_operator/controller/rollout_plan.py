@@ -1,6 +1,6 @@
 """What to do about one target's Deployment: a rollout follows proof, and one that fails goes back. All pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from torchscript_operator.api import conditions
@@ -8,7 +8,7 @@ from torchscript_operator.api.v1alpha1.spec import Target
 from torchscript_operator.api.v1alpha1.status import ServedArtifact, ServingTargetStatus, TargetStatus
 from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
-from torchscript_operator.controller import diagnose, jobs, placement, replicas, serving
+from torchscript_operator.controller import diagnose, jobs, placement, replicas, serving, starting
 from torchscript_operator.controller.diagnose import Finding
 from torchscript_operator.controller.drift import drifted
 from torchscript_operator.controller.export_plan import failure_status
@@ -49,6 +49,11 @@ class RolloutPlan:
     """Nothing more happens until somebody changes something."""
     busy: bool = True
     """A rollout is under way, or its children are about to change."""
+    requeue_seconds: float | None = None
+    look_closer: bool = False
+    """Its pods should be Ready by now, and nothing that was read says why they are not."""
+    look_for_events: tuple[str, ...] = ()
+    """Names of pods that do not start."""
 
 
 def _known(model: Model, name: str) -> ServingTargetStatus:
@@ -66,6 +71,29 @@ def _trouble(target: str, running: str, observed: Observed) -> Finding | None:
     pods = [pod for pod in observed.serving_pods(target, running) if not is_true(pod, "Ready")]
     found = [finding for pod in pods if (finding := diagnose.pod_trouble(pod, diagnose.SERVING_FIELDS)) is not None]
     return next(filter(_is_hopeless, found), next(iter(found), None))
+
+
+def _unstarted(target: str, running: str, observed: Observed) -> Finding | None:
+    """What the events say about pods that do not start."""
+    pods = observed.serving_pods(target, running)
+    found = (starting.trouble(pod, observed.events, diagnose.SERVING_FIELDS) for pod in pods)
+    return next((finding for finding in found if finding is not None), None)
+
+
+def _looks(live: Json, pods: tuple[Json, ...], now: datetime, *, silent: bool) -> Json:
+    """When to look again at pods that are not Ready, and at what else; silent: nothing read says why they are not."""
+    begun = [when for pod in pods if (when := starting.since(pod)) is not None]
+    progressing = condition(live, "Progressing") or {}
+    moved = progressing.get("lastUpdateTime") or live["metadata"]["creationTimestamp"]
+    late = diagnose.seconds_since(moved, now) >= starting.SLOW_SECONDS
+    looks = [starting.next_look(when, now) for when in begun]
+    if not late:
+        looks.append(starting.next_look(moved, now))
+    return {
+        "requeue_seconds": min(looks, default=None),
+        "look_closer": late and silent,
+        "look_for_events": starting.slow(pods, now),
+    }
 
 
 def _refused(deployment: Json) -> Finding | None:
@@ -133,6 +161,8 @@ def plan(
         return RolloutPlan(known, reason=conditions.NAME_CONFLICT, message=message, busy=False, stuck=True)
     running = rolled_digest(live) if live else None
     trouble = (_trouble(target.name, running, observed) if running else None) or (_refused(live) if live else None)
+    silent = trouble is None
+    trouble = trouble or (_unstarted(target.name, running, observed) if running else None)
     late = live is not None and past_deadline(live)
     if late and trouble is None:
         message = (
@@ -154,9 +184,13 @@ def plan(
     step = _Step(
         model, known, chosen, live, trouble, rolled_back=chosen is not newest, pinned=newest is not proven, spent=spent
     )
-    return step.plan(
+    planned = step.plan(
         body if chosen is newest else serving.deployment(model, target, settings, chosen, live), export, now
     )
+    if live is None or running is None or planned.apply is not None or not (planned.busy or planned.stuck):
+        return planned
+    looks = _looks(live, observed.serving_pods(target.name, running), now, silent=silent)
+    return replace(planned, **looks)
 
 
 @dataclass(frozen=True)
