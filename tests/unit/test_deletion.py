@@ -10,11 +10,13 @@ from tests.unit.test_children_golden import FOLDER, Plain, golden
 from tests.unit.world import SETTINGS, World, spec
 from torchscript_operator.api.v1alpha1.status import PendingStatus
 from torchscript_operator.artifact import request
+from torchscript_operator.artifact.outcome import ArtifactReference, ExportOutcome
 from torchscript_operator.controller import deletion
 from torchscript_operator.controller.deletion import Departure
 from torchscript_operator.controller.export_plan import stamp
 from torchscript_operator.controller.model import FINALIZER, Json
 
+TWO_STEPS = {"name": "cpu", "compiler": "neuronx", "verify": {}}
 STORE = {"uri": "s3://artifacts/models", "deletionPolicy": "Delete"}
 SCOPED = SETTINGS.model_copy(update={"watch_namespaces": ("ml",)})
 
@@ -176,6 +178,73 @@ def test_compiled_but_unproven_files_are_removed() -> None:
     pending = PendingStatus(attempt="x", key="f" * 64, digest="sha256:" + "f" * 64)
     world.body["status"]["targets"][0]["pending"] = pending.model_dump(mode="json", by_alias=True)
     assert letters(carried_out(world)) == "af"
+
+
+def compiled(letter: str) -> World:
+    """A model in two steps whose first one has ended."""
+    world = World(spec(artifact=STORE, targets=[TWO_STEPS]))
+    world.settle()
+    compiles(world, letter)
+    return world
+
+
+def compiles(world: World, letter: str) -> None:
+    pending = ArtifactReference(uri=f"{STORE['uri']}/{letter * 64}", digest=workers.digest_of(letter), size_bytes=7)
+    outcome = ExportOutcome(request_digest="0" * 64, succeeded=True, key=letter * 64, pending=pending)
+    world.export_ends(outcome.to_json())
+    world.settle()
+
+
+def test_files_that_are_to_be_proven_say_where_they_lie() -> None:
+    world = compiled("a")
+    pending = world.target().pending
+    assert pending is not None
+    assert (pending.uri, pending.size_bytes) == (f"{STORE['uri']}/{'a' * 64}", 7)
+    assert world.model.status.retired == ()
+
+
+def test_files_that_were_never_proven_are_removed_after_a_later_attempt() -> None:
+    world = compiled("a")
+    world.edit(source={"s3": {"uri": "s3://models/b"}})
+    world.settle()
+    compiles(world, "b")
+    assert [it.uri[-1] for it in world.model.status.retired] == ["a"]
+    world.export_ends(workers.proven("b"))
+    world.settle()
+    assert letters(carried_out(world)) == "ab"
+
+
+def test_unproven_files_of_a_target_that_the_spec_no_longer_has_are_removed() -> None:
+    world = compiled("a")
+    world.edit(targets=[{"name": "other"}])
+    world.settle()
+    assert [it.uri[-1] for it in world.model.status.retired] == ["a"]
+    world.export_ends(workers.proven("b"), "other")
+    world.settle()
+    assert letters(carried_out(world)) == "ab"
+
+
+def test_unproven_files_in_a_store_that_the_spec_no_longer_names_are_removed_there() -> None:
+    world = compiled("a")
+    world.edit(artifact={**STORE, "uri": "s3://elsewhere"})
+    world.settle()
+    request = removed(carried_out_after_the_end(world))
+    assert (request.store.uri, request.keys) == (STORE["uri"], ("a" * 64,))
+
+
+def carried_out_after_the_end(world: World) -> Json:
+    """The removal Job of a model whose exports are stopped."""
+    for job in step(world).delete:
+        world._delete(job)
+    return carried_out(world)
+
+
+def test_proven_files_are_no_longer_to_be_proven_and_not_retired() -> None:
+    world = compiled("a")
+    world.export_ends(workers.proven("a"))
+    world.settle()
+    assert world.model.status.retired == ()
+    assert letters(carried_out(world)) == "a"
 
 
 @pytest.mark.parametrize("where", ["targets", "history", "serving"])

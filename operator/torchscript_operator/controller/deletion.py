@@ -104,22 +104,33 @@ def _named(status: TorchScriptModelStatus) -> list[ArtifactStatus]:
     return found
 
 
+def _unproven(status: TorchScriptModelStatus) -> list[ArtifactStatus]:
+    """What a status holds as compiled and not proven, so far as it says where that lies."""
+    pending = [target.pending for target in status.targets if target.pending]
+    return [
+        ArtifactStatus(uri=it.uri, store=it.store, digest=it.digest, size_bytes=it.size_bytes)
+        for it in pending
+        if it.uri is not None
+    ]
+
+
 def retired(model: Model, settings: Settings, status: TorchScriptModelStatus) -> tuple[ArtifactStatus, ...]:
-    """Artifacts that a model has had and whose new status no longer names them; none where they are not removed."""
+    """Artifacts, proven or not, that a model has had and its new status no longer names; none where they all stay."""
     if effective(model, settings) != "Delete":
         return ()
-    named = {(it.uri, it.store.claim_name) for it in _named(status)}
-    had = {(it.uri, it.store.claim_name): it for it in (*_named(model.status), *model.status.retired)}
+    named = {(it.uri, it.store.claim_name) for it in (*_named(status), *_unproven(status))}
+    before = (*_named(model.status), *_unproven(model.status), *model.status.retired)
+    had = {(it.uri, it.store.claim_name): it for it in before}
     return tuple(it for place, it in had.items() if place not in named)[:MOST_RETIRED]
 
 
 def keys(model: Model, settings: Settings) -> dict[Place, list[str]]:
     """All that a model's status names, by store."""
     found: list[tuple[str, str, StoreStatus]] = []
-    for artifact in (*_named(model.status), *model.status.retired):
+    for artifact in (*_named(model.status), *_unproven(model.status), *model.status.retired):
         uri, _, key = artifact.uri.rpartition("/")
         found.append((uri, key, artifact.store))
-    pending = [target.pending.key for target in model.status.targets if target.pending]
+    pending = [it.pending.key for it in model.status.targets if it.pending and it.pending.uri is None]
     if pending:
         chosen = jobs.artifact_of(model, settings)
         found += [(jobs.store_location(chosen).uri, key, jobs.store_status(chosen)) for key in pending]

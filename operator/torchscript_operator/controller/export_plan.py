@@ -232,7 +232,7 @@ class _Target:
         """A Job that ended well: proven, or compiled and to be proven, if its report says so."""
         outcome = export_report.report_of(ending)
         if self.pending is None and self.target.verify is not None and outcome and outcome.artifact is None:
-            pending = export_report.compiled(self.attempt, outcome)
+            pending = export_report.compiled(self.model, self.settings, self.attempt, outcome)
             if pending is not None:
                 known = self.known.model_copy(update={"pending": pending})
                 return replace(self, known=known, pending=pending).step()

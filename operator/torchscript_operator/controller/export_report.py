@@ -76,9 +76,16 @@ def proven(
     )
 
 
-def compiled(attempt: str, outcome: ExportOutcome) -> PendingStatus | None:
+def compiled(model: Model, settings: Settings, attempt: str, outcome: ExportOutcome) -> PendingStatus | None:
     """What an export compiled without proving it; None for a report that does not say so."""
     if not outcome.succeeded or outcome.pending is None or outcome.key is None:
         return None
-    digest, revision = outcome.pending.digest, outcome.source_revision
-    return PendingStatus(attempt=attempt, key=outcome.key, digest=digest, source_revision=revision)
+    return PendingStatus(
+        attempt=attempt,
+        key=outcome.key,
+        digest=outcome.pending.digest,
+        uri=outcome.pending.uri,
+        store=jobs.store_status(jobs.artifact_of(model, settings)),
+        size_bytes=outcome.pending.size_bytes,
+        source_revision=outcome.source_revision,
+    )

@@ -114,6 +114,11 @@ class PendingStatus(StatusModel):
     """Content address of the artifact to be."""
     digest: str
     """sha256:<hex> of what the Job that proves is given."""
+    uri: str | None = None
+    """Where it lies: the store, then the key."""
+    store: StoreStatus = StoreStatus()
+    size_bytes: int = 0
+    """All files together."""
     source_revision: str | None = None
     """Commit, or digest of the source's files, that was compiled."""
 
