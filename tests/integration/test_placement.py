@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,19 +17,21 @@ from tests.cluster.controlplane import control_plane
 from tests.golden.chart import rendering
 from tests.integration.conftest import await_ends, install_crd, install_rights, make_namespace
 from tests.integration.fake_nodes import fake_nodes
-from tests.integration.harness import Api, Json, Models, Operator, eventually
+from tests.integration.harness import Api, Json, Models, Operator, Refused, eventually
 from tests.unit import workers
 from torchscript_operator.artifact.outcome import ArtifactReference, ExportOutcome
 from torchscript_operator.artifact.request import EXPORT_VARIABLE, ExportRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from tests.cluster.controlplane import ControlPlane
 
 INF1 = {"name": "inf1", "compiler": "neuron"}
 INF2 = {"name": "inf2", "compiler": "neuronx"}
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
+TOO_MUCH = {"requests": {"memory": "900Gi"}}
 numbers = itertools.count(1)
 
 
@@ -101,6 +104,38 @@ def end(models: Models, pod: Json, message: str) -> None:
 def compiled() -> str:
     pending = ArtifactReference(uri=f"s3://artifacts/models/{'a' * 64}", digest=workers.digest_of("a"), size_bytes=1)
     return ExportOutcome(request_digest="0" * 64, succeeded=True, key="a" * 64, pending=pending).to_json()
+
+
+@contextmanager
+def changed(site: ControlPlane, change: tuple[str, ...], back: tuple[str, ...]) -> Iterator[None]:
+    """A change to the cluster that is taken back."""
+    site.kubectl.run(*change)
+    try:
+        yield
+    finally:
+        site.kubectl.run(*back)
+
+
+def cordoned(site: ControlPlane, name: str) -> AbstractContextManager[None]:
+    """A node that takes no pods."""
+    return changed(site, ("cordon", name), ("uncordon", name))
+
+
+def evict(models: Models, pod: Json) -> None:
+    """What `kubectl drain` does to a pod, and then its kubelet."""
+    name = pod["metadata"]["name"]
+    path = models.path("pods", name, "/api/v1")
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": models.namespace}}
+    models.api("POST", f"{path}/eviction", body)
+    container = pod["spec"]["containers"][0]["name"]
+    statuses = [workers.container_status(container, workers.terminated(143))]
+    models.api.merge(f"{path}/status", {"status": {"phase": "Failed", "containerStatuses": statuses}})
+    with suppress(Refused):  # its owner may have let it go already
+        models.api("DELETE", path, {"gracePeriodSeconds": 0})
+
+
+def is_other(pod: Json, than: Json) -> bool:
+    return bool(pod["metadata"]["uid"] != than["metadata"]["uid"])
 
 
 @pytest.mark.parametrize(
@@ -192,6 +227,51 @@ def test_request_that_no_node_meets_says_why(models: Models, job: dict[str, Any]
     assert said in models.awaits("Compiled", "False", "Unschedulable")["message"]
     (pod,) = pods(models, "export")
     assert "nodeName" not in pod["spec"]
+
+
+def test_scheduler_that_changes_its_mind_is_heard_at_once(site: ControlPlane, models: Models) -> None:
+    """No look is due while a pod waits for a node: it is the condition of the pod that asks for a pass."""
+    models.create(targets=[{"name": "cpu", "job": {"nodeSelector": {"pool": "late"}, "resources": TOO_MUCH}}])
+    assert "Insufficient" not in models.awaits("Compiled", "False", "Unschedulable")["message"]
+    with changed(site, ("label", "node", "m6i.8xlarge", "pool=late"), ("label", "node", "m6i.8xlarge", "pool-")):
+        message = eventually(
+            lambda: said if "Insufficient memory" in (said := models.condition("Compiled")["message"]) else None,
+            "what the scheduler says now",
+        )
+    assert "spec.targets[].job.resources asks for memory=900Gi" in message
+
+
+def test_serving_pod_moves_when_its_node_is_drained(site: ControlPlane, models: Models) -> None:
+    models.create()
+    end(models, placed(models, "minilm-export"), workers.proven("a"))
+    models.awaits("Ready", "True", "Serving")
+    server = placed(models, "minilm-cpu", "serving")
+    before = models.deployment()
+    with cordoned(site, node_of(server)):
+        evict(models, server)
+        assert "unschedulable" in models.awaits("Available", "False", "Unschedulable")["message"]
+    models.awaits("Available", "True")
+    models.awaits("Ready", "True", "Serving")
+    after = models.deployment()
+    assert before is not None
+    assert after is not None
+    assert after["spec"] == before["spec"]
+    assert len(models.jobs()) == 1
+    assert {pod["metadata"]["uid"] for pod in pods(models, "serving")} != {server["metadata"]["uid"]}
+
+
+def test_export_goes_on_elsewhere_when_its_node_is_drained(site: ControlPlane, models: Models) -> None:
+    models.create()
+    first = placed(models, "minilm-export")
+    with cordoned(site, node_of(first)):
+        evict(models, first)
+        models.awaits("Compiled", "False", "Unschedulable")
+        models.awaits("Stalled", "False")
+    (second,) = [pod for pod in eventually(lambda: pods(models, "export"), "a pod") if is_other(pod, first)]
+    end(models, placed(models, second["metadata"]["name"]), workers.proven("a"))
+    models.awaits("Ready", "True", "Serving")
+    assert len(models.jobs()) == 1
+    assert "lastFailure" not in models.get()["status"]["targets"][0]
 
 
 def test_label_of_the_users_own_does_not_lead_to_the_other_family(site: ControlPlane, models: Models) -> None:
