@@ -1,11 +1,15 @@
 """A serving model is changed, broken and edited by hand."""
 
 import copy
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster.controlplane import ControlPlane
+from tests.integration.conftest import SETTINGS
 from tests.integration.harness import OTHER, Json, Models, Operator, eventually, now, writes
 from tests.unit import workers
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
@@ -238,6 +242,37 @@ def test_spec_that_goes_back_uses_its_old_job(models: Models) -> None:
     models.rollout_ends("a")
     models.awaits("Ready", "True")
     assert len(models.jobs()) == 2
+
+
+def test_operator_with_another_worker_image_exports_beside_and_rolls_over(
+    operator: Operator, rights: tuple[Path, str], models: Models, tmp_path: Path
+) -> None:
+    models.create()
+    models.serves("a")
+    (old,) = models.jobs()
+    operator.kill(signal.SIGTERM)
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(
+        yaml.safe_dump({**SETTINGS, "workerImage": "worker:next", "watchNamespaces": [models.namespace]})
+    )
+    upgraded = Operator(rights[0], settings, tmp_path / "operator.log")
+    upgraded.start()
+    try:
+        new = models.awaits_job(but=old["metadata"]["name"])
+        assert new["spec"]["template"]["spec"]["containers"][0]["image"] == "worker:next"
+        assert models.rolled() == workers.digest_of("a")
+        models.awaits("Ready", "True")
+        models.export_ends("b")
+        deployment = models.awaits_rollout("b")
+        assert container(deployment)["image"] == "worker:next"
+        models.rollout_ends("b")
+        models.awaits("Reconciling", "False")
+        status = models.get()["status"]["targets"][0]
+        assert upgraded.faults() == []
+    finally:
+        upgraded.kill(signal.SIGTERM)
+    assert (status["key"], status["workerImage"]) == ("b" * 64, "worker:next")
+    assert [entry["key"] for entry in status["history"]] == ["a" * 64]
 
 
 def test_deployment_that_somebody_else_made_is_not_taken_over(models: Models) -> None:
