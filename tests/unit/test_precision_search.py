@@ -1,11 +1,14 @@
 """The search over made-up forms: a clock that passes advance, so that every speed is exact."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.artifacts import TOLERANCES, figure
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
@@ -16,7 +19,7 @@ from torchscript_operator.export.evidence import Evidence
 from torchscript_operator.export.logs import Progress
 from torchscript_operator.export.package import Built, ModelFile
 from torchscript_operator.export.precision import Form
-from torchscript_operator.export.search import Clock, Found, Search, Unavailable, thread_counts
+from torchscript_operator.export.search import Clock, Found, Search, Unavailable, speeds, thread_counts
 
 PLAIN, FROZEN, LOW, INT8 = Form(), Form(frozen=True), Form("bfloat16"), Form("int8", frozen=True)
 
@@ -186,6 +189,45 @@ def test_finalists_are_measured_again_in_turns(run: Callable[..., Found]) -> Non
     world.slowdown = lambda form, _: 4.0 if form == LOW and world.now < 60 else 1.0
 
     assert run(world).built.form == LOW
+
+
+def busy(seed: int, world: World) -> Callable[[Form, int], float]:
+    """A node with other programs: for seconds at a time up to eight times slower, and no two passes alike."""
+    chance = random.Random(seed)  # noqa: S311 - repeatable noise
+    until, level = 0.0, 1.0
+
+    def slowdown(_form: Form, _threads: int) -> float:
+        nonlocal until, level
+        while world.now >= until:
+            until, level = until + chance.uniform(2, 30), chance.uniform(1, 8)
+        return level * chance.uniform(1, 1.6)
+
+    return slowdown
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_much_faster_form_is_found_on_a_busy_node(run: Callable[..., Found], seed: int) -> None:
+    low_frozen = Form("bfloat16", frozen=True)
+    world = World({PLAIN: 0.40, LOW: 0.17, low_frozen: 0.16, FROZEN: 0.37}, making=6.0, budget=120.0)
+    world.slowdown = busy(seed, world)
+
+    found = run(world)
+
+    assert found.built.form.precision == "bfloat16"
+    measured = [row.precision for row in found.candidates if row.verdict == "Passed"]
+    assert measured == sorted(measured)
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 100), st.floats(1, 1.9)), min_size=1, max_size=9))
+def test_speeds_are_compared_within_rounds(rounds: list[tuple[float, float]]) -> None:
+    """However slow a round was, and although luck takes nearly all that the second is faster by."""
+    slow = [level for level, _ in rounds]
+    fast = [level * luck / 2 for level, luck in rounds]
+
+    first, second = speeds(10, [slow, fast])
+
+    assert first < second
+    assert second <= first * 2.001
 
 
 @pytest.mark.parametrize(("available", "counts"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8))])

@@ -150,7 +150,7 @@ class Search:
             self._refuse(Unavailable(form, "Failed", error.message))
             return
         with self._progress.stage("precision", f"Measuring {form.label}"):
-            speed = self._measure([(self._open(built), self._threads)])[0]
+            speed = self._speed(built)
         entry = _Entry(form, built, speed, self._threads)
         self._slowest = max(self._slowest, time.monotonic() - started)
         if built.parity.verdict == "Passed":
@@ -161,6 +161,19 @@ class Search:
             self._failed.append(entry)
             self._forget(self._failed, lambda found: -smallest_cosine(found.built.parity.outputs))
         self._progress.say(f"{form.label}: {speed:.1f} texts/s, parity {built.parity.verdict.lower()}")
+
+    def _speed(self, built: Built) -> float:
+        """Texts a second, on the scale of the fastest so far, with which it takes turns.
+
+        Measured at different times, a form three times as fast can look slower on a node that does other things.
+        """
+        champion = max(self._passed, key=lambda entry: entry.speed, default=None)
+        if champion is None:
+            return self._measure([(self._open(built), self._threads)])[0]
+        of_champion, found = self._measure(
+            [(self._open(champion.built), self._threads), (self._open(built), self._threads)]
+        )
+        return champion.speed * found / of_champion
 
     def _forget(self, entries: Sequence[_Entry], order: Callable[[_Entry], float]) -> None:
         """Delete the files of what can no longer be chosen: scratch space is not for every form at once."""
@@ -187,41 +200,59 @@ class Search:
                 "precision", f"Comparing {len(finalists)} forms with {len(counts)} thread counts"
             ):
                 passes = [self._open(entry.built) for entry in finalists]
-                contenders = [(found, count) for found in passes for count in counts]
-                speeds = self._measure(contenders)
+                contenders = [(run, count) for run in passes for count in counts]
+                found = self._measure(contenders)
+            # On the scale of all others: the fastest with all threads, the last of the counts, is what it was.
+            scale = finalists[0].speed / found[len(counts) - 1]
             for index, entry in enumerate(finalists):
-                measured = speeds[index * len(counts) : (index + 1) * len(counts)]
+                measured = [speed * scale for speed in found[index * len(counts) : (index + 1) * len(counts)]]
                 entry.speed, entry.threads = max(zip(measured, counts, strict=True))
         winner = max(finalists, key=lambda entry: entry.speed)
         self._progress.say(f"Taken: {winner.form.label} with {winner.threads} threads, {winner.speed:.1f} texts/s")
         return winner
 
     def _measure(self, contenders: Sequence[tuple[Pass, int]]) -> list[float]:
-        """Texts a second of each, the median over rounds in which all have a turn."""
+        """Texts a second of each, over rounds in which all have a turn."""
         seconds: list[list[float]] = [[] for _ in contenders]
         try:
             for run, _ in contenders:
                 for _ in range(WARM_UPS):
                     run()
+            counts = {threads for _, threads in contenders}
+            taken = 0.0
             for done in range(ROUNDS):
-                if done >= LEAST_ROUNDS and self._clock.left() < 0:
+                if done >= LEAST_ROUNDS and self._clock.left() < taken:
                     break
+                began = time.monotonic()
                 for index, (run, threads) in enumerate(contenders):
-                    if len(contenders) > 1:
+                    if len(counts) > 1:
                         self._set_threads(threads)
                         # The first pass after a change starts the threads.
                         run()
                     started = time.perf_counter()
                     run()
                     seconds[index].append(time.perf_counter() - started)
+                taken = time.monotonic() - began
         finally:
             self._set_threads(self._threads)
-        return [self._texts / statistics.median(found) for found in seconds]
+        return speeds(self._texts, seconds)
 
     def _least_wrong(self) -> Found:
         best = max(self._failed, key=lambda entry: smallest_cosine(entry.built.parity.outputs))
         rows = sorted((_row_of(entry, chosen=entry is best) for entry in self._failed), key=lambda row: not row.chosen)
         return Found(best.built, best.threads, (*rows, *self._rows))
+
+
+def speeds(texts: int, seconds: Sequence[Sequence[float]]) -> list[float]:
+    """Texts a second of each contender, from its seconds in each round.
+
+    Contenders are compared within rounds, where they ran one after another, and only then is the median taken: what
+    else the node does changes from round to round, by far more than contenders differ.
+    """
+    first = seconds[0]
+    speed = texts / statistics.median(first)
+    ratios = (statistics.median(one / other for one, other in zip(first, found, strict=True)) for found in seconds)
+    return [speed * ratio for ratio in ratios]
 
 
 def thread_counts(available: int) -> tuple[int, ...]:
