@@ -127,7 +127,7 @@ def test_every_annotation_of_ours_that_is_named_is_one_that_the_operator_reads()
 
 def test_every_value_of_the_chart_that_is_named_is_one() -> None:
     values = yaml.safe_load((ROOT / "charts/torchscript-operator/values.yaml").read_text())
-    named = set(re.findall(r"`((?:artifactStore|compilers|image|leaderElection|metrics|worker|crds|grafana|networkPolicy|rbac)(?:\.\w+)+)`", ALL))
+    named = set(re.findall(rf"`((?:{'|'.join(values)})(?:\.\w+)+)`", ALL))
 
     def has(path: str) -> bool:
         found: Any = values
