@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+CHART_README = ROOT / "charts/torchscript-operator/README.md"
+READMES = (CHART_README, *sorted((ROOT / "examples").rglob("README.md")), *sorted((ROOT / "images").rglob("README.md")))
+PAGES = (ROOT / "README.md", *READMES, *sorted((ROOT / "docs").rglob("*.md")))
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"^ {4,}((?:kubectl|helm|tsm|make|docker) .+)$", re.MULTILINE)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
 SEPARATORS = frozenset("|&;")
@@ -85,6 +88,7 @@ def scripts(page: Path) -> Iterator[str]:
             yield "\n".join(line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ "))
         elif language == "yaml":
             yield "\n".join(re.findall(r"^- run: (.+)$", block, re.MULTILINE))
+    yield from INDENTED.findall(FENCE.sub("", text))
     for inline in INLINE.findall(FENCE.sub("", text)):
         # `tsm COMMAND` and the names of programs alone are no commands.
         if re.match(rf"({'|'.join(PROGRAMS)}) [a-z-]", inline):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 import yaml
 
+from tests.golden.chart import rendering
 from tests.unit import pages
 from tests.unit.pages import PAGES, ROOT, Block
 from torchscript_operator.api import conditions
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 DOCS = ROOT / "docs"
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 ALL = "\n".join(page.read_text() for page in PAGES)
-YAML = pages.blocks("yaml")
+YAML = [block for block in pages.blocks("yaml") if block.page != pages.CHART_README]
 OTHERS = ("examples/gitops/",)
 """Folders whose files are no models of their own; tests of GitOps apply or build them."""
 
@@ -68,6 +69,13 @@ def test_block_is_a_valid_model_or_of_a_file_that_others_test(block: Block) -> N
     value = yaml.safe_load(block.text) if not block.included else None
     steps = isinstance(value, list) and all(step.keys() == {"run"} for step in value)
     assert steps or all(file.startswith(OTHERS) for file in block.included), block.text
+
+
+@pytest.mark.parametrize("block", [it for it in pages.blocks("yaml") if it.page == pages.CHART_README], ids=name)
+def test_block_of_the_charts_readme_is_values_that_it_takes(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "values.yaml").write_text(block.text)
+    done = rendering.template("--values", str(tmp_path / "values.yaml"))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -172,7 +180,7 @@ def test_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stdout + done.stderr
     built = list(tmp_path.rglob("*.html"))
-    assert len(built) > len(PAGES) - 1
+    assert len(built) >= len(list(DOCS.rglob("*.md")))
     for page in built:
         text = page.read_text()
         loaded = re.findall(r'<(?:script|img|iframe|source)[^>]+src="([^"]+)"', text)

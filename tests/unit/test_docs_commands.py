@@ -35,7 +35,7 @@ FOLDERS = tuple(f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and 
 """What a path of the repository begins with."""
 WITH_MODEL = ("status", "wait", "logs", "history", "retry", "rollback", "suspend", "resume")
 """Commands of tsm that begin with a model's name."""
-CHECKED = ("tsm", "kubectl", "helm", "make", "curl", "pip")
+CHECKED = ("tsm", "kubectl", "helm", "make", "curl", "pip", "docker")
 """Programs whose commands the tests below check."""
 BYSTANDERS = ("jq", "tail", "git")
 """Programs that only hand on or show what others print."""
@@ -189,7 +189,7 @@ def test_helm_takes_the_flags_and_the_chart_the_values(command: Command) -> None
     done = run("helm", *command.words[1:], "--help")
     assert done.returncode == 0, done.stderr
     values = [word for index, word in enumerate(command.words) if command.words[index - 1] == "--set"]
-    if command.words[1] in {"install", "upgrade"}:
+    if "charts/torchscript-operator" in command.words:
         assert values
         done = rendering.template(*(f"--set={value}" for value in values))
         assert done.returncode == 0, done.stderr
@@ -222,3 +222,9 @@ def test_extras_are_those_of_the_distribution(command: Command) -> None:
     assert command.words[1] == "install"
     assert name in {".", project["name"]}
     assert set(extras.split(",")) <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("command", pages.of("docker"), ids=str)
+def test_image_is_built_from_a_file_that_is_there(command: Command) -> None:
+    assert command.words[1] == "build"
+    assert (ROOT / (value_of(command, "-f") or "")).is_file()
