@@ -84,6 +84,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "A Secret, a ConfigMap or a key of one that the spec names is not there.",
         "Create it in the model's namespace; the pod starts by itself.",
     ),
+    conditions.MOUNT_FAILED: (
+        "A volume of the pod cannot be mounted; the kubelet's words.",
+        "Check the volume that the message names; mounting it is tried again by itself.",
+    ),
     conditions.START_FAILED: (
         "The container was created but its command cannot run.",
         "Check that the image is one of the operator's workers.",
