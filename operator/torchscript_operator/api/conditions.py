@@ -5,7 +5,11 @@ from collections.abc import Iterable
 from torchscript_operator.api.v1alpha1.status import Condition
 
 READY = "Ready"
-"""Every served target has a proven artifact answering requests; without serving, every target is proven."""
+"""Every served target has a proven artifact answering requests; without serving, every target is proven.
+
+About what answers now, not about the present spec: it stays True while an update is prepared, and when one has failed.
+kstatus looks at Reconciling and Stalled first, so it calls such a model InProgress or Failed, not Current.
+"""
 SOURCE_RESOLVED = "SourceResolved"
 """The source was found, read and identified."""
 COMPILED = "Compiled"
@@ -15,9 +19,16 @@ PARITY_VERIFIED = "ParityVerified"
 AVAILABLE = "Available"
 """Every Deployment has all its pods Ready."""
 RECONCILING = "Reconciling"
-"""kstatus: work is under way."""
+"""kstatus: work is under way, or waits for something that can pass by itself, such as a node, an image or a Secret.
+
+True from the first pass over a spec until it is carried out, only a person can help, or spec.suspend holds it back.
+Never together with Stalled.
+"""
 STALLED = "Stalled"
-"""kstatus: nothing more happens until somebody changes something."""
+"""kstatus: nothing more happens until somebody changes something; the message says what.
+
+kstatus calls such a model Failed, whatever Ready says of what still serves.
+"""
 
 ALL = (READY, SOURCE_RESOLVED, COMPILED, PARITY_VERIFIED, AVAILABLE, RECONCILING, STALLED)
 

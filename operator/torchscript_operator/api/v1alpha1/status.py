@@ -247,6 +247,11 @@ class TorchScriptModelStatus(StatusModel):
         tuple[Condition, ...],
         map_by("type"),
     ] = ()
+    """Ready, SourceResolved, Compiled, ParityVerified, Available, and kstatus's Reconciling and Stalled, all written at
+    once. Ready is about what answers now and stays True while an update is prepared or has failed. That the present
+    spec is carried out is Ready=True, Reconciling=False and Stalled=False with observedGeneration equal to
+    metadata.generation: kstatus's Current. A failed update is Stalled=True (kstatus: Failed), with Ready=True for what
+    still serves."""
     targets: Annotated[
         tuple[TargetStatus, ...],
         map_by("name"),
