@@ -81,16 +81,16 @@ REASONS: dict[str, tuple[str, str]] = {
         "Correct the image or its pull secret; the pull is tried again by itself.",
     ),
     conditions.CONFIGURATION_MISSING: (
-        "A Secret, a ConfigMap or a key of one that the spec names is not there.",
+        "A Secret, a ConfigMap, a volume or a key of one that the spec or the chart's `caBundle` names is not there.",
         "Create it in the model's namespace; the pod starts by itself.",
     ),
-    conditions.MOUNT_FAILED: (
-        "A volume of the pod cannot be mounted; the kubelet's words.",
-        "Check the volume that the message names; mounting it is tried again by itself.",
-    ),
     conditions.START_FAILED: (
-        "The container was created but its command cannot run.",
-        "Check that the image is one of the operator's workers.",
+        "The container was created but its command cannot run, or the node cannot set the pod up.",
+        "Check that the image is one of the operator's workers; of a node, its network plugin.",
+    ),
+    conditions.MOUNT_FAILED: (
+        "A volume is there but cannot be mounted; the message has the kubelet's words.",
+        "Check the volume and its storage driver; mounting is tried again by itself.",
     ),
     conditions.POD_REJECTED: (
         "The API server refuses the pods: quota, Pod Security, a missing ServiceAccount.",
