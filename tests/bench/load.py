@@ -47,8 +47,8 @@ SETTLED = 0.25
 """Share of the run after which memory should be flat: until then, queues and pools fill for the first time."""
 MAXIMUM_GROWTH = 0.05
 """Of the memory after that, in proportion."""
-MAXIMUM_P99_SECONDS = 15.0
-"""Of accepted requests: half of the server's own limit for one."""
+MAXIMUM_P99_SECONDS = 10.0
+"""Of accepted requests: twice what texts may wait by the server's own estimate, TSM_SERVE_QUEUE_SECONDS."""
 MEGABYTE = 1e6
 
 

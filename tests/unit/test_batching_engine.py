@@ -204,7 +204,7 @@ async def test_rows_that_would_wait_too_long_are_refused_at_once() -> None:
     async with running(runner, queue_seconds=4.0) as engine:
         first = asyncio.ensure_future(engine.compute([row(0, 5)], 30))
         await until(runner.entered.is_set)
-        engine._rate = 1.0
+        engine._pace.computed(5, 5.0)
         second = asyncio.ensure_future(engine.compute([row(1, 5)], 30))
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError) as caught:

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torchscript_operator.serve.batching import Capacity, Policy, choose, delay_left, fair_share, retry_after
+from torchscript_operator.serve.pace import Pace
 from torchscript_operator.serve.rows import Result, Row, Runner
 
 LOGGER = logging.getLogger(__name__)
-RATE_WEIGHT = 0.1
-"""Weight of the newest batch in the running mean of one worker's tokens a second."""
 
 
 class EngineError(Exception):
@@ -117,7 +116,7 @@ class Engine:
         self._lengths: list[int] = []
         self._arrivals: deque[_Item] = deque()
         self._tokens = 0
-        self._rate = 0.0
+        self._pace = Pace(limits.workers)
         self._stopping = False
         self._dead = False
         self._busy: dict[int, float] = {}
@@ -178,9 +177,9 @@ class Engine:
         with self._condition:
             if self._dead or self._stopping:
                 raise EngineDeadError
-            rate = self._rate * self._limits.workers
+            rate = self._pace.tokens_per_second(now)
             full = len(self._items) + len(rows) > self._limits.queue_rows
-            # By the pace of passes, and by what has come true where the pace is not kept.
+            # By the pace, and by what has come true where the pace is not kept.
             late = self._tokens > self._limits.queue_seconds * rate > 0
             late |= bool(self._items) and now - self._oldest().arrived > self._limits.queue_seconds
             if full or late or self._tokens + tokens > self._limits.queue_tokens:
@@ -249,10 +248,12 @@ class Engine:
                 start, stop = choose(self._lengths, place, self._capacity_within(share), self._policy)
                 batch = self._items[start:stop]
                 del self._items[start:stop], self._lengths[start:stop]
+                now, before = self._clock(), self._tokens
                 for item in batch:
                     item.taken = True
                     self._tokens -= item.row.length
-                self._busy[number] = self._clock()
+                self._pace.taken(before - self._tokens, self._tokens, now)
+                self._busy[number] = now
                 self._in_flight[number] = batch
                 return batch
 
@@ -289,9 +290,7 @@ class Engine:
             msg = f"the runner gave {len(computed.results)} results for {len(batch)} rows"
             raise RuntimeError(msg)
         tokens = sum(item.row.length for item in batch)
-        self._rate += (
-            RATE_WEIGHT * (tokens / max(seconds, 1e-6) - self._rate) if self._rate else tokens / max(seconds, 1e-6)
-        )
+        self._pace.computed(tokens, seconds)
         if self._observer is not None:
             waited = [started - item.arrived for item in batch]
             self._observer.batch(

@@ -1,0 +1,49 @@
+"""How fast the queue empties: what says whether a text that comes now would wait too long."""
+
+from collections import deque
+
+WEIGHT = 0.1
+"""Of the newest pass in the running mean of one worker's pace."""
+WINDOW_SECONDS = 4.0
+"""Time over which the queue's own pace is measured: some dozens of passes, and short beside what texts may wait."""
+LEAST_SECONDS = 0.5
+"""Before that, too few passes were begun to know it."""
+
+
+class Pace:
+    """Tokens a second of all workers together; the caller sees to it that one thread is here at a time, but computed.
+
+    While texts wait without a break, it is what left the queue over the time that took: with all that happens between
+    passes, and the time for which the processors were another program's. Else it is what passes say.
+    """
+
+    def __init__(self, workers: int) -> None:
+        """workers: most passes at one time."""
+        self._workers = workers
+        self._of_one = 0.0
+        self._taken = 0
+        self._since: deque[tuple[float, int]] = deque()
+        """When batches were taken, and the tokens taken before; empty when nothing waits."""
+
+    def computed(self, tokens: int, seconds: float) -> None:
+        """A pass has ended; called by any compute thread."""
+        found = tokens / max(seconds, 1e-6)
+        self._of_one += WEIGHT * (found - self._of_one) if self._of_one else found
+
+    def taken(self, tokens: int, left: int, now: float) -> None:
+        """A batch was taken, and so many tokens wait still."""
+        if not left:
+            self._since.clear()
+            return
+        self._since.append((now, self._taken))
+        self._taken += tokens
+        while self._since[0][0] < now - WINDOW_SECONDS:
+            self._since.popleft()
+
+    def tokens_per_second(self, now: float) -> float:
+        """The pace now; 0 when there was no pass yet."""
+        if self._since:
+            began, before = self._since[0]
+            if now - began >= LEAST_SECONDS:
+                return (self._taken - before) / (now - began)
+        return self._of_one * self._workers
