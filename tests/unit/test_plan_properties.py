@@ -1,5 +1,6 @@
 """Whatever happens to a model and its children, and in whatever order, some things always hold."""
 
+import copy
 from collections.abc import Callable
 
 from hypothesis import HealthCheck, given, settings
@@ -191,6 +192,29 @@ def test_a_target_has_at_most_one_running_job(history: list[str]) -> None:
             assert len(running) <= 1
 
     replay(history, check)
+
+
+@checked
+@given(st.sampled_from([[], ["cpu: export ends", "cpu: rollout ends"]]), histories, st.integers(0, 21))
+def test_pass_that_dies_before_its_status_is_made_again_to_the_same_end(
+    first: list[str], rest: list[str], moment: int
+) -> None:
+    def live(dies_at: int | None) -> World:
+        world = World(spec(source={"s3": {"uri": "s3://models/a"}}))
+        world.step()
+        for number, name in enumerate([*first, *rest]):
+            ACTIONS[name](world)
+            if number == dies_at:
+                before = copy.deepcopy(world.body["status"])
+                world.step()
+                world.body["status"] = before
+            world.settle()
+        return world
+
+    calm, disturbed = live(None), live(moment)
+    assert disturbed.created == calm.created
+    assert disturbed.deployments == calm.deployments
+    assert disturbed.body["status"] == calm.body["status"]
 
 
 @checked

@@ -251,3 +251,19 @@ def test_old_deadline_does_not_count_against_a_template_that_was_just_applied() 
     )["conditions"]
     world.settle()
     assert world.rolled() == workers.digest_of("b")
+
+
+def test_failure_is_in_the_status_before_the_deployment_goes_back() -> None:
+    world = World()
+    world.serves("a")
+    world.edit(source={"s3": {"uri": "s3://models/second"}})
+    world.settle()
+    world.export_ends(workers.proven("b"))
+    world.settle()
+    world.rollout_hangs(late=True)
+    told = world.step()
+    assert (told.apply, told.requeue_seconds) == ((), 0.0)
+    assert world.model.status.serving is not None
+    assert world.model.status.serving.targets[0].failed_digest == workers.digest_of("b")
+    world.step()
+    assert world.rolled() == workers.digest_of("a")

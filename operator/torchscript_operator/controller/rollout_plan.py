@@ -132,10 +132,14 @@ def rollout_name(export: TargetStatus, body: Json) -> str:
     return digest.of_value([export.attempt, spec])[: jobs.ATTEMPT_DIGITS]
 
 
+def is_spent(newest: ServedArtifact, known: ServingTargetStatus, rollout: str) -> bool:
+    """Whether the status says that a try at rolling an artifact out has failed."""
+    return known.failed_digest == newest.artifact.digest and known.failed_attempt == rollout
+
+
 def choose(newest: ServedArtifact, known: ServingTargetStatus, rollout: str) -> ServedArtifact:
     """The artifact to serve: the newest proven one, unless its pods have failed already and an older one works."""
-    spent = known.failed_digest == newest.artifact.digest and known.failed_attempt == rollout
-    return known.active if spent and known.active is not None else newest
+    return known.active if is_spent(newest, known, rollout) and known.active is not None else newest
 
 
 def plan(
@@ -176,7 +180,9 @@ def plan(
     rollout = rollout_name(export, body)
     replaces = known.active is not None and known.active.artifact.digest != newest.artifact.digest
     # Only what was applied as it is now wanted has had its try.
-    if spent and replaces and trouble is not None and running == newest.artifact.digest and not drifted(live, body):
+    had = spent and replaces and running == newest.artifact.digest and not drifted(live, body)
+    fails = had and not is_spent(newest, known, rollout)
+    if fails and trouble is not None:
         failure = failure_status(trouble, export.attempt, now)
         update = {"failed_digest": newest.artifact.digest, "failed_attempt": rollout, "last_failure": failure}
         known = known.model_copy(update=update)
@@ -187,6 +193,9 @@ def plan(
     planned = step.plan(
         body if chosen is newest else serving.deployment(model, target, settings, chosen, live), export, now
     )
+    if fails and planned.apply is not None:
+        # First the status names what failed: what is put back tells no one why, should the operator die in between.
+        return replace(planned, apply=None, requeue_seconds=0.0)
     if live is None or running is None or planned.apply is not None or not (planned.busy or planned.stuck):
         return planned
     looks = _looks(live, observed.serving_pods(target.name, running), now, silent=silent)
