@@ -138,6 +138,23 @@ async def test_object_that_went_between_conflict_and_look_is_created_by_the_next
     assert not caught.value.permanent
 
 
+@pytest.mark.parametrize(("live", "is_told"), [("u", True), ("another", False)])
+async def test_conflict_of_a_deletion_is_told_while_the_object_is_there(live: str, is_told: bool) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.method == "DELETE":
+            return await refusing(409)(request)
+        return web.json_response({"metadata": {"uid": live}})
+
+    item = {**JOB, "metadata": {**JOB["metadata"], "uid": "u"}}
+    async with serving(handle) as cluster:
+        if not is_told:
+            return await cluster.delete(item)
+        with pytest.raises(ApiError) as caught:
+            await cluster.delete(item)
+    assert caught.value.status == 409
+    return None
+
+
 async def test_replaced_token_is_read_again_when_the_old_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async def read_again(configuration: Configuration) -> None:
         configuration.api_key["BearerToken"] = "bearer new"

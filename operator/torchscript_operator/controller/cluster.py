@@ -322,17 +322,22 @@ class Cluster:
             raise
 
     async def delete(self, item: Json) -> None:
-        """Delete exactly this object, its pods in the background; one that is gone already is fine."""
+        """Delete exactly this object, its pods in the background; one that is gone already is fine. Raises ApiError."""
         options: Json = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Background",
             "preconditions": {"uid": item["metadata"]["uid"]},
         }
+        path = f"{_path(item)}/{item['metadata']['name']}"
         try:
-            await self._call("DELETE", f"{_path(item)}/{item['metadata']['name']}", options)
+            await self._call("DELETE", path, options)
         except ApiError as error:
-            if error.status not in {404, 409}:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return
+            # A conflict says that the name is another object's by now, or that the server could not delete this one.
+            live = await self._get(path) if error.status == HTTPStatus.CONFLICT else item
+            if live is not None and live["metadata"]["uid"] == item["metadata"]["uid"]:
                 raise
 
 

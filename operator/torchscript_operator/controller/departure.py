@@ -15,6 +15,9 @@ from torchscript_operator.controller.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+AGAIN_SECONDS = 0.2
+"""Time to the next look at a model that could not be let go."""
+
 
 def _about(model: Model) -> dict[str, str]:
     return {"model": f"{model.namespace}/{model.name}"}
@@ -32,7 +35,9 @@ async def depart(
         return deletion.LOOK_SECONDS
     if step.retained:
         await _warn(cluster, model, step.retained, now)
-    await cluster.apply_finalizers(model.namespace, model.name, model.uid, ())
+    if await cluster.apply_finalizers(model.namespace, model.name, model.uid, ()) is None:
+        # Gone already, or another write came in between: the next pass sees.
+        return AGAIN_SECONDS
     logger.info("the model is let go", extra=_about(model))
     return None
 
