@@ -143,3 +143,26 @@ async def test_kopf_can_wait_for_the_connection() -> None:
     handlers.register(registry, Listener(Keys()), handlers.Login())  # type: ignore[arg-type]
     (login,) = [each for each in registry._activities.get_all_handlers() if each.activity.name == "AUTHENTICATION"]
     assert inspect.iscoroutinefunction(login.fn)
+
+
+async def test_list_tells_what_no_event_has_told(listener: Listener) -> None:
+    key = Key("ml", "minilm")
+    await see(listener, "ADDED", body())
+    assert not listener.is_news(key, body())
+    annotated = body()
+    annotated["metadata"]["annotations"] = {"torchscript.dev/rollback-to": "a"}
+    assert listener.is_news(key, annotated)
+    assert not listener.is_news(key, annotated)
+
+
+@pytest.mark.parametrize(
+    ("host", "server"),
+    [("10.0.0.1", "https://10.0.0.1:6443"), ("fd00::1", "https://[fd00::1]:6443"), ("", "https://server")],
+)
+def test_server_is_where_the_kubelet_says(monkeypatch: pytest.MonkeyPatch, host: str, server: str) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    monkeypatch.setattr(kopf, "login_with_service_account", lambda **_: credentials("one"))
+    found = handlers.in_pod()
+    assert found is not None
+    assert found.server == server

@@ -43,14 +43,15 @@ class MissingResourceError(Exception):
 
 
 async def full_look(cluster: Cluster, listener: handlers.Listener, settings: Settings, *, everything: bool) -> None:
-    """Queue every model, or only those that are not at rest: what events have missed, this finds. Raises ApiError."""
+    """Queue every model, or only those that are not at rest, or are not as the last event told. Raises ApiError."""
     gone = set(listener.wishes)
     for namespace in settings.watch_namespaces or (None,):
         async for bodies, _ in cluster.pages(API_VERSION, PLURAL, namespace):
             for body in bodies:
                 key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
                 gone.discard(key)
-                if everything or not handlers.at_rest(body):
+                news = listener.is_news(key, body)
+                if everything or news or not handlers.at_rest(body):
                     listener.queue.add(key)
     # A watch that begins anew with a list says nothing of what went in between.
     for key in gone:

@@ -1,6 +1,8 @@
 """What kopf listens to: the models. A handler turns an event into a key and does nothing else."""
 
+import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -54,10 +56,25 @@ class Listener:
             self.wishes[key] = wanted
             self.queue.add(key, asked=True)
 
+    def is_news(self, key: Key, body: Json) -> bool:
+        """Take in a model as a list shows it; returns whether no event has told of it as it is."""
+        wanted = wish(body)
+        before, self.wishes[key] = self.wishes.get(key), wanted
+        return before != wanted
+
     def forget(self, key: Key) -> None:
         """A model is gone, whether an event has told it or not."""
         self.wishes.pop(key, None)
         self.census.forget(key)
+
+
+def in_pod(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    """Find the pod's ServiceAccount, and the server where the kubelet says; kopf would ask the cluster's DNS for it."""
+    found = kopf.login_with_service_account(**kwargs)
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+    if found is None or not host or not port:
+        return found
+    return replace(found, server=f"https://{f'[{host}]' if ':' in host else host}:{port}")
 
 
 class Login:
@@ -70,7 +87,7 @@ class Login:
 
     async def connection(self, **kwargs: Any) -> kopf.AiohttpSession | None:
         """Log in; kopf asks again when the server no longer takes a token."""
-        found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        found = in_pod(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
         if found is None:
             return None
         if self._given is None or self._given[0] != found:
