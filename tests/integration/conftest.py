@@ -5,8 +5,9 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import yaml
 
 from tests.cluster.binaries import binary, build
 from tests.cluster.controlplane import ControlPlane, control_plane
-from tests.integration.harness import ROOT, Api, Models, Operator, eventually
+from tests.integration.harness import ROOT, Api, Models, Operator, Refused, eventually
+from tests.integration.lives import World
+from tests.integration.proxy import Proxy
 
 CHART = ROOT / "charts/torchscript-operator"
 HOME = "torchscript-system"
@@ -25,13 +28,18 @@ SETTINGS = {
     "resyncSeconds": 60,
     "logLevel": "DEBUG",
 }
+OWNER = {"apiVersion": "torchscript.dev/v1alpha1", "kind": "TorchScriptModel", "name": "minilm", "uid": "u"}
 numbers = itertools.count(1)
 
 
+STRICT = ("--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",)
+"""As OpenShift has it: who makes an object that blocks its owner's deletion has to be allowed that."""
+
+
 @contextmanager
-def api_server(directory: Path, *, controllers: bool = False) -> Iterator[ControlPlane]:
+def api_server(directory: Path, *, controllers: bool = False, flags: Sequence[str] = ()) -> Iterator[ControlPlane]:
     """A control plane whose processes are all waited for in the end, or Python warns that they still run."""
-    with control_plane(directory, controllers=controllers) as running:
+    with control_plane(directory, controllers=controllers, extra_apiserver=flags) as running:
         yield running
     await_ends(running)
 
@@ -101,9 +109,23 @@ def install_rights(plane: ControlPlane, folder: Path, *values: str) -> tuple[Pat
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """An API server without controllers: Jobs and pods are what the tests make of them."""
-    with api_server(tmp_path_factory.mktemp("plane")) as running:
+    with api_server(tmp_path_factory.mktemp("plane"), flags=STRICT) as running:
         install_crd(running)
+        await_owners(running)
         yield running
+
+
+def await_owners(plane: ControlPlane) -> None:
+    """Wait until the admission plugin knows the new kind; it looks every ten seconds."""
+    metadata = {"name": "owned", "namespace": "default", "ownerReferences": [{**OWNER, "blockOwnerDeletion": True}]}
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+    def is_known() -> bool:
+        with Api(plane.kubeconfig) as api, suppress(Refused):
+            return bool(api("POST", "/api/v1/namespaces/default/configmaps?dryRun=All", body))
+        return False
+
+    eventually(is_known, "the admission plugin to know TorchScriptModels")
 
 
 @pytest.fixture(scope="session")
@@ -160,3 +182,39 @@ def operator(only_operator: Operator) -> Iterator[Operator]:
     yield only_operator
     sys.stderr.write(only_operator.log.read_text()[start:])
     assert only_operator.faults()[faults:] == []
+
+
+@pytest.fixture(scope="session")
+def whole_world(
+    plane: ControlPlane,
+    api: Api,
+    rights: tuple[Path, str],
+    settings_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[World]:
+    """Where operators are disturbed, each in a namespace of its own."""
+    with Proxy(plane.kubeconfig) as proxy:
+        yield World(api, proxy, rights[0], settings_file, tmp_path_factory.mktemp("world"), partial(fresh, api))
+
+
+@pytest.fixture
+def alone(only_operator: Operator) -> None:
+    """The session's operator does not meddle."""
+    if only_operator.alive:
+        only_operator.kill(signal.SIGTERM)
+
+
+@pytest.fixture
+def world(whole_world: World, alone: None) -> World:  # noqa: ARG001 -- it is what it does
+    """Where operators are disturbed, and no other meddles."""
+    return whole_world
+
+
+def fresh(api: Api) -> str:
+    """Make a namespace in no time."""
+    name = f"life-{next(numbers)}"
+    api("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    account = f"/api/v1/namespaces/{name}/serviceaccounts"
+    with suppress(Refused):
+        api("POST", account, {"metadata": {"name": "default"}})
+    return name

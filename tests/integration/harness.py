@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -32,19 +33,23 @@ ROOT = Path(__file__).resolve().parents[2]
 GROUP = "/apis/torchscript.dev/v1alpha1"
 LEAST = {"source": {"s3": {"uri": "s3://models/minilm"}}, "task": "feature-extraction"}
 OTHER = {"s3": {"uri": "s3://models/other"}}
+KOPF_TRIES_AGAIN = re.compile(r"kopf\.\S+ Request attempt #\S+ failed; will (retry|re-authenticate):")
+"""What kopf calls an error."""
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 Json = dict[str, Any]
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T | None], what: str, seconds: float = 30) -> T:
+def eventually(look: Callable[[], T | None], what: str, seconds: float = 60) -> T:
     """Wait until a look finds something; fails with what was awaited."""
     deadline = time.monotonic() + seconds
+    pause = 0.02
     while time.monotonic() < deadline:
         if found := look():
             return found
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(1.3 * pause, 0.25)
     msg = f"not within {seconds} s: {what}"
     raise AssertionError(msg)
 
@@ -144,9 +149,9 @@ class Operator:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def faults(self) -> list[Json]:
-        """Lines that tell of a fault of its own; that kopf loses its connection is none."""
+        """Lines that tell of a fault of its own; that kopf's requests fail and are tried again is none."""
         bad = [line for line in self.lines() if "exception" in line or line["level"] in {"error", "critical"}]
-        return [line for line in bad if not line["logger"].startswith("kopf._cogs.clients")]
+        return [line for line in bad if not KOPF_TRIES_AGAIN.match(f"{line['logger']} {line['message']}")]
 
 
 class Models:
@@ -188,6 +193,12 @@ class Models:
     def jobs(self) -> list[Json]:
         found: list[Json] = self.api("GET", self.path("jobs", group="/apis/batch/v1"))["items"]
         return found
+
+    def jobs_of(self, component: str) -> list[Json]:
+        """Jobs of a component that have not ended."""
+        label = "torchscript.dev/component"
+        found = [job for job in self.jobs() if job["metadata"].get("labels", {}).get(label) == component]
+        return [job for job in found if not job.get("status", {}).get("conditions")]
 
     def deployment(self, name: str = "minilm-cpu") -> Json | None:
         return self.api.find(self.path("deployments", name, "/apis/apps/v1"))
@@ -308,7 +319,8 @@ def audit(
     for line in plane.audit_log.read_text().splitlines():
         event = json.loads(line)
         about = event.get("objectRef", {})
-        if event["stage"] not in stages or event["user"]["username"] != user:
+        # Who comes with a token that is no longer good has no name.
+        if event["stage"] not in stages or event["user"].get("username") != user:
             continue
         if namespace is None or about.get("namespace") == namespace:
             yield event

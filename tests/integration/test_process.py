@@ -1,19 +1,26 @@
 """The operator's process: how it starts, what it answers, and how it ends."""
 
+import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.cluster.controlplane import ControlPlane
+from tests.integration import faults
 from tests.integration.conftest import SETTINGS, api_server
 from tests.integration.harness import ROOT, Models, Operator, eventually
+from tests.integration.lives import World
+from tests.integration.proxy import Exchange
 
 RULES = "charts/torchscript-operator/templates/prometheusrule.yaml"
 GRACE_SECONDS = 20
@@ -89,6 +96,40 @@ def test_sigterm_ends_it_within_its_grace_period_with_code_0_and_no_warning(
     assert operator.kill(signal.SIGTERM) == 0
     assert time.monotonic() - started < GRACE_SECONDS
     assert [line for line in operator.lines() if line["level"] not in {"debug", "info"}] == []
+
+
+def ends_at_call(world: World, nth: int) -> list[Any]:
+    """Start an operator over a model, and end it at its n-th call; returns what is wrong with its end."""
+    site = world.open()
+    site.models.create()
+    code: Future[int] = Future()
+
+    async def end(exchange: Exchange) -> Any:
+        terminated = asyncio.create_task(asyncio.to_thread(site.operator.kill, signal.SIGTERM))
+        try:
+            return await faults.forward(exchange)
+        finally:
+            code.set_result(await terminated)
+
+    site.line.rule(faults.every, end, nth=nth)
+    with site:
+        found: list[Any] = [code.result(120)]
+    return [it for it in found if it] + [
+        line for line in site.operator.lines() if line["level"] not in {"debug", "info"}
+    ]
+
+
+def test_sigterm_in_the_middle_of_any_call_ends_it_quietly(world: World) -> None:
+    undisturbed = world.open()
+    undisturbed.models.create()
+    with undisturbed:
+        undisturbed.models.awaits_job()
+        undisturbed.settle()
+    # The last few may come together.
+    calls = range(1, len(undisturbed.line.calls) - 4, 2)
+    with ThreadPoolExecutor(8) as pool:
+        ends = dict(zip(calls, pool.map(partial(ends_at_call, world), calls), strict=True))
+    assert {nth: wrong for nth, wrong in ends.items() if wrong} == {}
 
 
 def test_watched_namespaces_are_the_only_ones(
