@@ -100,7 +100,10 @@ class Run:
 
     @property
     def seconds_to_all(self) -> float:
-        """From the first object to the last child."""
+        """From the first object to the last child. Raises LookupError where the log tells of none."""
+        if not self.made or self.first > max(self.made):
+            msg = f"the audit log tells of {len(self.made)} children and of no object before them"
+            raise LookupError(msg)
         return max(self.made) - self.first
 
 

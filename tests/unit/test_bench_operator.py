@@ -36,6 +36,12 @@ def test_same_user_may_create_objects_and_children() -> None:
     assert read(found, "admin", MODELS, JOBS).seconds_to_all == 2.5
 
 
+@pytest.mark.parametrize("found", [[], [call("us", "create", JOBS, "m0-export", 12)]], ids=["nothing", "no object"])
+def test_log_that_misses_a_part_gives_no_figure(found: list[Call]) -> None:
+    with pytest.raises(LookupError, match="audit log"):
+        _ = read(found, "us", MODELS, JOBS).seconds_to_all
+
+
 def test_latency_is_from_the_last_news_of_a_child_to_the_next_status() -> None:
     found = [
         call("job-controller", "update", "jobs/status", "m0-export-a", 10),
