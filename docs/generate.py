@@ -81,7 +81,7 @@ REASONS: dict[str, tuple[str, str]] = {
         "Correct the image or its pull secret; the pull is tried again by itself.",
     ),
     conditions.CONFIGURATION_MISSING: (
-        "A Secret, a ConfigMap, a volume or a key of one that the spec or the chart's `caBundle` names is not there.",
+        "A Secret, a ConfigMap, a volume or a key of one that the spec or `worker.caBundle` names is not there.",
         "Create it in the model's namespace; the pod starts by itself.",
     ),
     conditions.START_FAILED: (

@@ -59,7 +59,7 @@ def test_export_without_its_config_map_is_told_with_what_names_it_and_the_next_s
     assert reason == conditions.CONFIGURATION_MISSING
     assert said.endswith(
         'MountVolume.SetUp failed for volume "ca" : configmap "corporate-ca" not found. ConfigMap corporate-ca is '
-        "named by the operator's setting caBundle. Create what is missing in the model's namespace, or correct the "
+        "named by the chart's value worker.caBundle. Create what is missing in the model's namespace, or correct the "
         "reference; the pod then starts."
     )
     assert world.condition(conditions.RECONCILING).status == "True"

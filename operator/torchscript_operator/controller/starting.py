@@ -81,7 +81,7 @@ def _source(pod: Json, message: str, fields: Fields) -> str | None:
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or []}
     volume = volumes.get(found[1], {}) if found else {}
     if "configMap" in volume:
-        return f"ConfigMap {volume['configMap']['name']} is named by the operator's setting caBundle"
+        return f"ConfigMap {volume['configMap']['name']} is named by the chart's value worker.caBundle"
     if "persistentVolumeClaim" in volume:
         return f"PersistentVolumeClaim {volume['persistentVolumeClaim']['claimName']} is named by {fields.claims}"
     if "secret" in volume:
