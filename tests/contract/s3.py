@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tests.cluster.paths import binary
 from torchscript_operator.artifact.request import StoreLocation
-from torchscript_operator.artifact.store import Credentials, S3Store
+from torchscript_operator.artifact.store import Credentials
+from torchscript_operator.artifact.store_s3 import S3Store
 
 ACCESS_KEY = "tests-access-key"
 SECRET_KEY = "tests-secret-key"  # noqa: S105 - opens nothing but this server

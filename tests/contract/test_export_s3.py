@@ -18,7 +18,8 @@ from torchscript_operator.artifact.request import (
     S3Source,
     StoreLocation,
 )
-from torchscript_operator.artifact.store import Credentials, S3Store, fetch, find_complete, open_store, publish
+from torchscript_operator.artifact.store import Credentials, fetch, find_complete, open_store, publish
+from torchscript_operator.artifact.store_s3 import S3Store
 from torchscript_operator.export.source import resolve
 
 KEY = "k" * 64

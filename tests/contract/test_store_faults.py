@@ -19,8 +19,8 @@ from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.failures import CLASSES, FailureReason, WorkerError
 from torchscript_operator.artifact.manifest import FileEntry, Manifest
 from torchscript_operator.artifact.request import ARTIFACT_CREDENTIALS_PREFIX
-from torchscript_operator.artifact.store import Credentials, S3Store, fetch, find_complete, publish
-from torchscript_operator.artifact.store_s3 import PART_BYTES
+from torchscript_operator.artifact.store import Credentials, fetch, find_complete, publish
+from torchscript_operator.artifact.store_s3 import PART_BYTES, S3Store
 
 KEY = "f" * 64
 PUBLISH = """

@@ -17,12 +17,12 @@ from torchscript_operator.artifact.store import (
     SOURCE_REASONS,
     Credentials,
     FolderStore,
-    S3Store,
     fetch,
     find_complete,
     open_store,
     publish,
 )
+from torchscript_operator.artifact.store_s3 import S3Store
 
 KEY = "k" * 64
 

@@ -1,14 +1,12 @@
 """What boto3 and the file system raise, as failure classes; sources and artifact stores share the mapping."""
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
 from urllib.parse import urlsplit
-
-from botocore import exceptions as boto
-from urllib3.exceptions import HTTPError
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 
@@ -36,26 +34,6 @@ SOURCE_REASONS = StoreReasons(
     FailureReason.SOURCE_UNREACHABLE,
 )
 
-_DENIED_CODES = {
-    "AccessDenied",
-    "AllAccessDisabled",
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    # versitygw, of an access key that it does not know.
-    "XAdminUserNotFound",
-}
-_MISSING_CODES = {"404", "NoSuchKey", "NotFound", "NoSuchVersion"}
-_BUSY_CODES = {"RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "Throttling", "TooManyRequests"}
-_ELSEWHERE_CODES = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
-_CREDENTIAL_ERRORS = (
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.CredentialRetrievalError,
-    boto.TokenRetrievalError,
-    boto.NoAuthTokenError,
-    boto.ProfileNotFound,
-)
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
@@ -76,39 +54,22 @@ def mapped(action: str, where: str, reasons: StoreReasons) -> Iterator[None]:
     """
     try:
         yield
-    except boto.ClientError as error:
-        reason, found = _of_response(error.response, reasons)
-        raise WorkerError(reason, f"Cannot {action} {where}: {found}.") from error
-    except _CREDENTIAL_ERRORS as error:
-        found = f"there are no usable credentials ({type(error).__name__})"
-        raise WorkerError(reasons.access_denied, f"Cannot {action} {where}: {found}.") from error
-    except (boto.ParamValidationError, boto.InvalidRegionError, boto.UnknownEndpointError) as error:
-        found = f"the address is not valid ({type(error).__name__})"
-        raise WorkerError(reasons.container_missing, f"Cannot {action} {where}: {found}.") from error
-    except (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, HTTPError) as error:
-        raise WorkerError(reasons.unreachable, f"Cannot {action} {where}: {type(error).__name__}.") from error
-    except OSError as error:
-        reason = _of_errno(error.errno, reasons)
-        found = error.strerror or type(error).__name__
+    except Exception as error:
+        reason, found = _of(error, reasons)
+        if reason is None:
+            raise
         raise WorkerError(reason, f"Cannot {action} {where}: {found}.") from error
 
 
-def _of_response(response: Any, reasons: StoreReasons) -> tuple[FailureReason, str]:
-    code = str(response.get("Error", {}).get("Code", ""))
-    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    found = f"the server answered {status} {code}" if code != str(status) else f"the server answered {status}"
-    if code == "NoSuchBucket":
-        return reasons.container_missing, "the bucket does not exist"
-    if code in _ELSEWHERE_CODES or status == 301:  # noqa: PLR2004
-        return reasons.container_missing, f"the bucket is in another region ({code})"
-    # Before the status: versitygw answers 404 for an access key that it does not know.
-    if code in _DENIED_CODES or status in {401, 403}:
-        return reasons.access_denied, found
-    if code in _MISSING_CODES or status == 404:  # noqa: PLR2004
-        return reasons.object_missing, "there is no such object"
-    if code in _BUSY_CODES or status == 429 or status >= 500:  # noqa: PLR2004
-        return reasons.unreachable, found
-    return FailureReason.INTERNAL_ERROR, found
+def _of(error: Exception, reasons: StoreReasons) -> tuple[FailureReason | None, str]:
+    # What was never imported has raised nothing; with a folder, serving pods start without its time and memory.
+    if "botocore" in sys.modules:
+        reason, found = import_module("torchscript_operator.artifact.store_s3_errors").of_boto(error, reasons)
+        if reason is not None:
+            return reason, found
+    if isinstance(error, OSError):
+        return _of_errno(error.errno, reasons), error.strerror or type(error).__name__
+    return None, ""
 
 
 def _of_errno(number: int | None, reasons: StoreReasons) -> FailureReason:

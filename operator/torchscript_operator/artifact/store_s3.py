@@ -1,10 +1,7 @@
 """Files below an S3 prefix, at any endpoint that speaks S3."""
 
 import hashlib
-import os
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -16,6 +13,7 @@ from botocore.config import Config
 from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.request import StoreLocation
+from torchscript_operator.artifact.store_credentials import Credentials
 from torchscript_operator.artifact.store_errors import ARTIFACT_REASONS, StoreReasons, mapped, without_userinfo
 
 if TYPE_CHECKING:
@@ -29,25 +27,6 @@ PART_BYTES = 16 * 1024 * 1024
 """Part size of a multipart upload; smaller files go in one request."""
 DEFAULT_REGION = "us-east-1"
 """Signatures need a region even where the endpoint has none."""
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """S3 credentials that a Secret holds; never part of a request, a message or a log."""
-
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    session_token: str | None = field(default=None, repr=False)
-
-    @classmethod
-    def from_environment(cls, prefix: str, environment: Mapping[str, str] | None = None) -> "Credentials | None":
-        """Read `<prefix>AWS_ACCESS_KEY_ID` and so on; None when absent, so that boto3's own chain applies."""
-        variables = os.environ if environment is None else environment
-        access_key_id = variables.get(f"{prefix}AWS_ACCESS_KEY_ID")
-        secret_access_key = variables.get(f"{prefix}AWS_SECRET_ACCESS_KEY")
-        if not access_key_id or not secret_access_key:
-            return None
-        return cls(access_key_id, secret_access_key, variables.get(f"{prefix}AWS_SESSION_TOKEN") or None)
 
 
 class S3Store:

@@ -72,8 +72,8 @@ class Edge:
     def _record(self, scope: Scope, status: int, seconds: float, request_id: bytes) -> None:
         route = self._routes.get(scope.get("endpoint"), OTHER_ROUTE)
         metrics = self._state.metrics
-        metrics.requests.labels(route, str(status)).inc()
-        metrics.request_seconds.labels(route).observe(seconds)
+        metrics.requests_of(route, status).inc()
+        metrics.seconds_of(route).observe(seconds)
         level = logging.INFO if self._state.settings.access_log else logging.DEBUG
         if status >= SERVER_ERROR and self._state.ready:
             level = logging.WARNING

@@ -1,6 +1,7 @@
 """What Prometheus scrapes from a serving pod."""
 
 from collections.abc import Sequence
+from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -63,6 +64,9 @@ class Metrics:
         self.stage_seconds = Gauge(
             "tsm_load_stage_seconds", "Duration of a stage of loading.", ("stage",), registry=registry
         )
+        # labels() takes a lock and makes strings each time; each pair of route and status is looked up once.
+        self.requests_of = cache(self.requests.labels)
+        self.seconds_of = cache(self.request_seconds.labels)
         self.artifact = Gauge(
             "tsm_artifact_info",
             "The artifact that is served; always 1.",
