@@ -9,6 +9,8 @@ from hypothesis import settings
 TOGETHER = ("e2e", "integration")
 """Folders whose tests share one cluster or one API server, the longest first; elsewhere every file is for itself."""
 
+SHARING = dict.fromkeys(("test_serve_clients.py", "test_serve_minilm.py"), "minilm")
+"""Files to the name of their group: they share an export and a serving process of the real model."""
 
 # How long an example takes says how busy the machine is; what CI judges is the same each time.
 settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
@@ -23,5 +25,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folders = {item: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
     items.sort(key=lambda item: TOGETHER.index(folders[item]) if folders[item] in TOGETHER else len(TOGETHER))
     for item in items:
-        group = folders[item] if folders[item] in TOGETHER else str(item.path)
+        group = folders[item] if folders[item] in TOGETHER else SHARING.get(item.path.name, str(item.path))
         item.add_marker(pytest.mark.xdist_group(group))

@@ -11,6 +11,8 @@ from tests.cluster import binaries
 from tests.contract import tiny
 from tests.contract.exporting import ExportedArtifact, make_request, run_job
 from tests.contract.s3 import S3Server, serving
+from tests.contract.serving import Pod, pod
+from tests.contract.serving import make_request as make_serve_request
 
 # As export's own process sets it, before anything imports torch: spinning threads slow each other on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -57,3 +59,12 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     binaries.build(["versitygw"])
     with serving(tmp_path_factory.mktemp("s3") / "buckets") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def minilm_pod(minilm_artifact: ExportedArtifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+    """A serving process of all-MiniLM-L6-v2."""
+    request = make_serve_request(minilm_artifact.uri, minilm_artifact.digest)
+    with pod(request, tmp_path_factory.mktemp("pod")) as running:
+        running.wait_ready()
+        yield running

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.contract.exporting import ExportedArtifact
-from tests.contract.serving import Pod, make_request, pod
+from tests.contract.serving import Pod
 from tests.contract.test_serve_minilm import BOUND, Eager
 
 CLIENTS = Path(__file__).parent / "clients"
 TEXTS = ["How are you?", "Wie geht's? 你好 🙂", "The quick brown fox jumps over the lazy dog, and then over another."]
-
-
-@pytest.fixture(scope="module")
-def minilm(minilm_artifact: ExportedArtifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
-    request = make_request(minilm_artifact.uri, minilm_artifact.digest)
-    with pod(request, tmp_path_factory.mktemp("pod")) as running:
-        running.wait_ready()
-        yield running
 
 
 @dataclass(frozen=True)
@@ -58,11 +49,11 @@ class Asked:
     arrays: dict[str, NDArray[Any]]
 
 
-def run(program: str, minilm: Pod, reference: Reference, folder: Path) -> Asked:
+def run(program: str, minilm_pod: Pod, reference: Reference, folder: Path) -> Asked:
     np.savez(folder / "inputs.npz", **reference.inputs, texts=np.array(TEXTS))  # type: ignore[arg-type]
     paths = [str(folder / "inputs.npz"), str(folder / "outputs.npz")]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", CLIENTS / program, minilm.url, minilm.grpc, *paths],
+        [sys.executable, "-W", "ignore", CLIENTS / program, minilm_pod.url, minilm_pod.grpc, *paths],
         check=False,
         capture_output=True,
         text=True,
@@ -74,13 +65,13 @@ def run(program: str, minilm: Pod, reference: Reference, folder: Path) -> Asked:
 
 
 @pytest.fixture(scope="module")
-def triton(minilm: Pod, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Asked:
-    return run("triton.py", minilm, reference, tmp_path_factory.mktemp("triton"))
+def triton(minilm_pod: Pod, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    return run("triton.py", minilm_pod, reference, tmp_path_factory.mktemp("triton"))
 
 
 @pytest.fixture(scope="module")
-def kserve(minilm: Pod, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Asked:
-    return run("kserve_client.py", minilm, reference, tmp_path_factory.mktemp("kserve"))
+def kserve(minilm_pod: Pod, reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    return run("kserve_client.py", minilm_pod, reference, tmp_path_factory.mktemp("kserve"))
 
 
 def assert_close(found: NDArray[Any], expected: NDArray[Any]) -> None:

@@ -38,23 +38,15 @@ WORDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def minilm(minilm_artifact: ExportedArtifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
-    request = make_request(minilm_artifact.uri, minilm_artifact.digest)
-    with pod(request, tmp_path_factory.mktemp("pod")) as running:
-        running.wait_ready()
-        yield running
-
-
 @pytest.fixture
-def client(minilm: Pod) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=minilm.url, timeout=60) as found:
+def client(minilm_pod: Pod) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=minilm_pod.url, timeout=60) as found:
         yield found
 
 
 @pytest.fixture
-def openai_client(minilm: Pod) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{minilm.url}/v1", api_key="none", max_retries=0) as found:
+def openai_client(minilm_pod: Pod) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{minilm_pod.url}/v1", api_key="none", max_retries=0) as found:
         yield found
 
 
@@ -136,9 +128,9 @@ def test_v2_health_and_metadata(client: httpx.Client, minilm_artifact: ExportedA
     assert parameters["width"] == 384
 
 
-async def test_64_concurrent_clients_of_mixed_lengths_each_get_their_own_answer(minilm: Pod, eager: Eager) -> None:
+async def test_64_concurrent_clients_of_mixed_lengths_each_get_their_own_answer(minilm_pod: Pod, eager: Eager) -> None:
     given = texts(64)
-    async with httpx.AsyncClient(base_url=minilm.url, timeout=60, limits=httpx.Limits(max_connections=64)) as many:
+    async with httpx.AsyncClient(base_url=minilm_pod.url, timeout=60, limits=httpx.Limits(max_connections=64)) as many:
         responses = await asyncio.gather(
             *(many.post("/v1/embeddings", json={"model": "minilm", "input": text}) for text in given)
         )
@@ -150,6 +142,15 @@ async def test_64_concurrent_clients_of_mixed_lengths_each_get_their_own_answer(
 def test_metrics_name_the_artifact(client: httpx.Client, minilm_artifact: ExportedArtifact) -> None:
     exposed = client.get("/metrics").text
     assert f'tsm_artifact_info{{compiler="torchscript",digest="{minilm_artifact.digest}"' in exposed
+
+
+def test_every_log_line_is_an_object_with_model_target_and_digest(
+    minilm_pod: Pod, minilm_artifact: ExportedArtifact
+) -> None:
+    lines = minilm_pod.log
+    assert lines
+    for line in lines:
+        assert (line["model"], line["target"], line["digest"]) == ("tests/minilm", "cpu", minilm_artifact.digest)
 
 
 async def test_a_termination_loses_no_request(minilm_artifact: ExportedArtifact, tmp_path: Path) -> None:
@@ -179,9 +180,9 @@ async def test_a_termination_loses_no_request(minilm_artifact: ExportedArtifact,
 
 
 async def test_requests_in_flight_are_answered_after_the_linger(
-    minilm_artifact: ExportedArtifact, tmp_path: Path
+    tiny_artifact: ExportedArtifact, tmp_path: Path
 ) -> None:
-    request = make_request(minilm_artifact.uri, minilm_artifact.digest, maximumDelayMilliseconds=1000)
+    request = make_request(tiny_artifact.uri, tiny_artifact.digest, maximumDelayMilliseconds=1000)
     with pod(request, tmp_path, {"TSM_SERVE_LINGER_SECONDS": "0.2"}) as running:
         running.wait_ready()
         async with httpx.AsyncClient(base_url=running.url, timeout=60) as client:
@@ -192,20 +193,11 @@ async def test_requests_in_flight_are_answered_after_the_linger(
         assert await asyncio.to_thread(running.wait_exit) == 0
 
 
-def test_a_second_termination_ends_at_once(minilm_artifact: ExportedArtifact, tmp_path: Path) -> None:
-    request = make_request(minilm_artifact.uri, minilm_artifact.digest)
+def test_a_second_termination_ends_at_once(tiny_artifact: ExportedArtifact, tmp_path: Path) -> None:
+    request = make_request(tiny_artifact.uri, tiny_artifact.digest)
     with pod(request, tmp_path, {"TSM_SERVE_LINGER_SECONDS": "600"}) as running:
         running.wait_ready()
         running.terminate()
         running.wait_unready()
         running.terminate()
         assert running.wait_exit() == 143
-
-
-def test_a_restarted_container_uses_what_it_fetched(minilm_artifact: ExportedArtifact, tmp_path: Path) -> None:
-    request = make_request(minilm_artifact.uri, minilm_artifact.digest)
-    for _ in range(2):
-        with pod(request, tmp_path) as running:
-            running.wait_ready()
-            running.terminate()
-            assert running.wait_exit() == 0
