@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from tests.integration.forked import Forked
 from tests.integration.harness import OTHER, Api, Json, Models, eventually, now
 from tests.unit import workers
@@ -165,6 +167,8 @@ class World:
     settings: Path
     folder: Path
     make_namespace: Callable[[], str]
+    scoped: bool = False
+    """Operators are told which namespace is theirs; else they take the one that they see for the whole cluster."""
     references: dict[Callable[[Models], None], Lived] = field(default_factory=dict)
 
     def reference(self, life: Callable[[Models], None]) -> Lived:
@@ -176,11 +180,13 @@ class World:
     def open(self, constants: Mapping[str, Any] | None = None) -> Site:
         """A namespace, and an operator that sees nothing else and has not started yet."""
         namespace = self.make_namespace()
-        line = self.proxy.line(namespace)
+        line = self.proxy.line("" if self.scoped else namespace)
         folder = self.folder / namespace
         folder.mkdir()
         kubeconfig = line.kubeconfig(folder / "kubeconfig", self.rights)
-        operator = Forked(kubeconfig, self.settings, folder / "operator.log", constants)
+        settings = yaml.safe_load(self.settings.read_text()) | ({"watchNamespaces": [namespace]} if self.scoped else {})
+        (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+        operator = Forked(kubeconfig, folder / "settings.yaml", folder / "operator.log", constants)
         return Site(Models(self.api, namespace), line, operator)
 
     def live(

@@ -1,7 +1,7 @@
 """Refusals, lost and late answers on any call, two operators at once, clocks that jump: the end is the same."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ ON_CALLS = {
     "time-out after commit": faults.unanswered(2),
 }
 """What only our own calls meet; kopf's are lists and watches."""
-LIVES = (updated, withdrawn)
 DAY = 86_400
 
 
@@ -67,14 +66,23 @@ def often(seed: int, site: Site) -> Any:
     return site.line.rule(single(lambda _: chance.random() < 0.3), any_of, times=FOR_EVER)
 
 
-@pytest.mark.parametrize("life", LIVES)
-def test_every_kind_of_call_may_meet_every_fault(world: World, life: Callable[[Models], None]) -> None:
-    reference = world.reference(life)
+def lives_of(world: World, life: Callable[[Models], None], names: Iterable[str], seeds: int) -> dict[str, Lived]:
     lives: dict[str, Callable[[], Lived]] = {
-        name: partial(world.live, life, partial(once_on_each_kind, name), SHORT_CALLS) for name in ON_CALLS
+        name: partial(world.live, life, partial(once_on_each_kind, name), SHORT_CALLS) for name in names
     }
-    lives |= {f"seed {seed}": partial(world.live, life, partial(often, seed), SHORT_CALLS) for seed in range(2)}
-    lived = world.all(lives)
+    lives |= {f"seed {seed}": partial(world.live, life, partial(often, seed), SHORT_CALLS) for seed in range(seeds)}
+    return world.all(lives)
+
+
+def test_every_kind_of_call_of_an_update_may_meet_every_fault(world: World) -> None:
+    lived, reference = lives_of(world, updated, ON_CALLS, 2), world.reference(updated)
+    assert {name: found for name, one in lived.items() if (found := one.differs(reference))} == {}
+    assert all(one.disturbance.fired > 5 for one in lived.values())
+
+
+def test_every_kind_of_call_of_a_rollback_and_a_removal_may_be_refused_or_time_out(world: World) -> None:
+    names = ("409", "500", "time-out after commit")
+    lived, reference = lives_of(world, withdrawn, names, 1), world.reference(withdrawn)
     assert {name: found for name, one in lived.items() if (found := one.differs(reference))} == {}
     assert all(one.disturbance.fired > 5 for one in lived.values())
 

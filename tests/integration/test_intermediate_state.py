@@ -15,10 +15,11 @@ FAULTS: dict[str, Callable[[Site], Action]] = {
     "killed after": lambda site: faults.killed_after(site.again),
     "answer lost": lambda _: faults.lost(),
 }
-MOST_WRITES = {updated: 22, withdrawn: 40}
+MOST_WRITES = {updated: 24, withdrawn: 48}
 """Events included."""
 
 
+MOST = 0.8
 STRIDE = 9
 """In the long life every ninth write fails, so that nine lives disturb all of them."""
 
@@ -50,7 +51,7 @@ def test_every_write_of_an_update_may_fail(world: World, fault: str) -> None:
     )
     assert {name: found for name, one in lived.items() if (found := one.differs(reference))} == {}
     # A write more or less depends on what came together; but nearly every one of them was disturbed.
-    assert sum(one.disturbance.fired for one in lived.values()) >= count - 2
+    assert sum(one.disturbance.fired for one in lived.values()) >= count * MOST
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -63,4 +64,4 @@ def test_writes_of_a_rollback_and_a_removal_may_fail_again_and_again(world: Worl
     }
     lived = world.all(lives)
     assert {name: found for name, one in lived.items() if (found := one.differs(reference))} == {}
-    assert sum(one.disturbance.fired for one in lived.values()) >= count - 2
+    assert sum(one.disturbance.fired for one in lived.values()) >= count * MOST

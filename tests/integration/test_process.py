@@ -125,8 +125,8 @@ def test_sigterm_in_the_middle_of_any_call_ends_it_quietly(world: World) -> None
     with undisturbed:
         undisturbed.models.awaits_job()
         undisturbed.settle()
-    # The last few may come together.
-    calls = range(1, len(undisturbed.line.calls) - 4, 2)
+    # Not to the last: how many there are depends a little on what comes together.
+    calls = range(1, len(undisturbed.line.calls) * 3 // 4, 2)
     with ThreadPoolExecutor(8) as pool:
         ends = dict(zip(calls, pool.map(partial(ends_at_call, world), calls), strict=True))
     assert {nth: wrong for nth, wrong in ends.items() if wrong} == {}

@@ -57,9 +57,9 @@ def lived(world: World, chain: list[Json]) -> Lived:
     site = world.open({**IMPATIENT, "plan.REJECTED_SECONDS": 2.0})
     with site:
         succeed_one_another(chain, site.models)
-        time.sleep(QUIET_SECONDS)  # what comes to rest has to stay at rest
+        site.settle()
         before = site.line.writes()
-        time.sleep(QUIET_SECONDS)
+        time.sleep(QUIET_SECONDS)  # not to wait for something, but to see that nothing comes
         assert site.line.writes() == before, site.line.acted[-20:]
         return Lived(final(site.models), changes(site.line), site, None)
 
