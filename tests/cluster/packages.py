@@ -36,11 +36,26 @@ def missing() -> list[str]:
     return sorted({package for file, package in WHAT_NEEDS_WHAT.items() if not _present(file)})
 
 
+def require(package: str, file: str) -> None:
+    """Installs a package that something other than a node needs, where its file is missing."""
+    if not _present(file):
+        _install([package])
+    if not _present(file):
+        msg = f"installed, but {package} has not brought {file}"
+        raise RuntimeError(msg)
+
+
 def install() -> None:
     """Installs what is missing, without starting a containerd of Debian's beside ours."""
     wanted = missing()
-    if not wanted:
-        return
+    if wanted:
+        _install(wanted)
+    if still := missing():
+        msg = f"installed, but these packages' files are not where Debian puts them: {', '.join(still)}"
+        raise RuntimeError(msg)
+
+
+def _install(wanted: list[str]) -> None:
     if shutil.which("apt-get") is None:
         msg = f"this machine has no apt-get: install {', '.join(wanted)} (Debian's names) by hand"
         raise RuntimeError(msg)
@@ -58,9 +73,6 @@ def install() -> None:
     finally:
         if ours:
             _POLICY.unlink()
-    if still := missing():
-        msg = f"installed, but these packages' files are not where Debian puts them: {', '.join(still)}"
-        raise RuntimeError(msg)
 
 
 def _present(file: str) -> bool:

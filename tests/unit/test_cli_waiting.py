@@ -96,7 +96,7 @@ def test_time_of_a_job_that_is_gone_is_in_the_status() -> None:
     world.settle()
     world.jobs = {name: job for name, job in world.jobs.items() if job is world.running()}
     view = views.view(world)
-    logs = waiting._Logs(FakeCluster(view))
+    logs = waiting.Logs(FakeCluster(view))
     logs.watch(view)
     assert [found and found.seconds for found in logs.earlier.values()] == [42.0]
 
@@ -261,7 +261,7 @@ def test_log_of_the_running_job_is_followed(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("threading.Thread", Immediate)
     view = views.view(views.exporting())
     (pod,) = view.children.pods
-    logs = waiting._Logs(FakeCluster(view, logs={pod["metadata"]["name"]: WHOLE[:3]}))
+    logs = waiting.Logs(FakeCluster(view, logs={pod["metadata"]["name"]: WHOLE[:3]}))
     logs.watch(view)
     logs.watch(view)
     assert len(started) == 1

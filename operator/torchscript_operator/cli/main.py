@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from torchscript_operator import __version__
 from torchscript_operator.artifact.failures import CLASSES, WorkerError
 from torchscript_operator.cli import advice
-from torchscript_operator.cli.commands import change, local, look, prepare
+from torchscript_operator.cli.commands import change, local, look, page, prepare
 from torchscript_operator.cli.errors import USAGE, CliError, InterruptedBySignal
 
 HELP = (
@@ -91,7 +91,7 @@ for command in (
     # Without a cluster, in the order in which they are used.
     *(prepare.init, local.run, local.export, local.verify, local.inspect),
     # Of a cluster.
-    *(prepare.plan, look.status, look.wait, look.logs, look.report, look.history),
+    *(prepare.plan, look.status, look.wait, look.logs, look.report, look.history, page.dashboard),
     *(change.retry, change.rollback, change.suspend, change.resume, prepare.doctor),
 ):
     app.command(cls=prepare.PlanCommand if command is prepare.plan else None)(command)

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from torchscript_operator.api.v1alpha1.status import StoreStatus, TargetStatus
 from torchscript_operator.artifact.failures import WorkerError
-from torchscript_operator.artifact.outcome import CandidateSummary
+from torchscript_operator.artifact.outcome import CandidateSummary, ParitySummary
 from torchscript_operator.artifact.request import ARTIFACT_CREDENTIALS_PREFIX, StoreLocation
 from torchscript_operator.artifact.store import Credentials
 from torchscript_operator.cli import advice, artifacts, locations, output, status
@@ -69,14 +69,26 @@ def find(view: ModelView, wish: Wish) -> Found:
 
 def _of_target(view: ModelView, target: TargetStatus, *, proven: bool) -> Found | None:
     store = target.artifact.store if target.artifact else _store(view)
-    if target.state == "Failed" and not proven:
-        for outcome in progress.outcomes(reversed(view.job_pods(target.job or ""))):
-            if outcome.parity is not None and outcome.parity.report is not None:
-                return Found(target, outcome.parity.report.removesuffix(PAGE), _store(view), refused=True)
+    failed = None if proven else of_failed_attempt(view, target)
+    if failed is not None and failed.report is not None:
+        return Found(target, failed.report.removesuffix(PAGE), _store(view), refused=True)
     if target.parity is None:
         return None
     folder = target.parity.report.removesuffix(PAGE) if target.parity.report else None
     return Found(target, folder, store, refused=False)
+
+
+def of_failed_attempt(view: ModelView, target: TargetStatus) -> ParitySummary | None:
+    """The parity that the present attempt was measured with, where it failed and its pod is still there."""
+    if target.state != "Failed":
+        return None
+    told = progress.outcomes(reversed(view.job_pods(target.job or "")))
+    return next((outcome.parity for outcome in told if outcome.parity is not None), None)
+
+
+def page(cluster: Cluster, view: ModelView, wish: Wish) -> bytes:
+    """The HTML of a report. CliError, or WorkerError as the store's own."""
+    return _place(cluster, view, find(view, wish), wish).store.read_bytes(artifacts.HTML_NAME)
 
 
 def _store(view: ModelView) -> StoreStatus:

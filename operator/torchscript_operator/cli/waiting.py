@@ -165,10 +165,11 @@ def line(step: Step) -> str:
     return f"{step.model}/{step.target}: {step.doing}" + (f" ({said})" if said else "")
 
 
-class _Logs:
+class Logs:
     """Logs of running Jobs, each followed by a thread that ends with its pod, or with this process."""
 
     def __init__(self, cluster: Cluster) -> None:
+        """Take the cluster whose logs they are."""
         self._cluster = cluster
         self._pods: set[str] = set()
         self._asked: dict[str, Earlier | None] = {}
@@ -239,7 +240,7 @@ class Waiting:
         happens by itself; ApiError where the cluster does not answer or a model goes.
         """
         until = time.monotonic() + self.timeout
-        logs = _Logs(self.cluster)
+        logs = Logs(self.cluster)
         views: list[ModelView] = []
         with Live(console=self.console, auto_refresh=False, transient=True) as live:
             while True:

@@ -5,7 +5,7 @@ Nothing is cached and nothing is retried: a person is there to see what the serv
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -31,6 +31,8 @@ Json = dict[str, Any]
 CONNECT_SECONDS = 10
 READ_SECONDS = 60
 """Time for one answer."""
+WATCH_SECONDS = 240
+"""After which a watch is begun anew, so that one whose connection died unnoticed is not waited for."""
 PAGE_SIZE = 500
 """Objects in one page of a list, as kubectl asks for."""
 MANAGER = "tsm"
@@ -106,7 +108,18 @@ class Cluster:
         fields: str | None = None,
     ) -> list[Json]:
         """All objects that match, each with its own apiVersion and kind, which items of a list lack. ApiError."""
-        found: list[Json] = []
+        return [*self.snapshot(api_version, plural, namespace, selector, fields)[0]]
+
+    def snapshot(
+        self,
+        api_version: str,
+        plural: str,
+        namespace: str | None,
+        selector: str | None = None,
+        fields: str | None = None,
+    ) -> tuple[Sequence[Json], str]:
+        """The same with the resourceVersion that a watch goes on from. ApiError."""
+        found = []
         query = {"limit": str(PAGE_SIZE), "labelSelector": selector, "fieldSelector": fields, "continue": None}
         while True:
             page = self.call("GET", path(api_version, namespace, plural), query=query)
@@ -114,7 +127,36 @@ class Cluster:
             found += [{"apiVersion": api_version, "kind": kind, **item} for item in page["items"]]
             query["continue"] = page["metadata"].get("continue")
             if not query["continue"]:
-                return found
+                return found, str(page["metadata"].get("resourceVersion") or "")
+
+    def watch(  # noqa: PLR0913 - as snapshot, and where it goes on
+        self,
+        api_version: str,
+        plural: str,
+        namespace: str | None,
+        version: str,
+        selector: str | None = None,
+        fields: str | None = None,
+    ) -> Iterator[Json]:
+        """Changes since a resourceVersion as the API server tells them, until it ends the watch after some minutes.
+
+        ApiError, also where the connection breaks off.
+        """
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+            "resourceVersion": version,
+            "labelSelector": selector,
+            "fieldSelector": fields,
+        }
+        where = _with_query(path(api_version, namespace, plural), query)
+        with self._open("GET", where, timeout=WATCH_SECONDS + CONNECT_SECONDS) as answer:
+            for line in _lines(answer, f"The watch of {plural}"):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ApiError(0, f"The watch of {plural} broke off within a line.") from error
 
     def merge(self, api_version: str, plural: str, namespace: str, name: str, patch: Json) -> Json:
         """Change an object by a merge patch, and return it. ApiError."""
@@ -158,16 +200,7 @@ class Cluster:
         where = f"{path('v1', namespace, 'pods', pod)}/log"
         limit = None if options.get("follow") else READ_SECONDS
         with self._open("GET", _with_query(where, given), timeout=limit) as answer:
-            rest = b""
-            try:
-                for chunk in answer.response.stream(amt=None, decode_content=True):
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield line.decode(errors="replace")
-            except urllib3.exceptions.HTTPError as error:
-                raise ApiError(0, f"The log of pod {pod} broke off: {type(error).__name__}.") from error
-            if rest:
-                yield rest.decode(errors="replace")
+            yield from _lines(answer, f"The log of pod {pod}")
 
     def call(
         self,
@@ -238,6 +271,20 @@ class Cluster:
 def _with_query(where: str, query: Mapping[str, object]) -> str:
     given = {key: value for key, value in query.items() if value is not None}
     return f"{where}?{urlencode(given)}" if given else where
+
+
+def _lines(answer: RESTResponse, what: str) -> Iterator[str]:
+    """Lines of an answer as they come. ApiError where it breaks off."""
+    rest = b""
+    try:
+        for chunk in answer.response.stream(amt=None, decode_content=True):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line.decode(errors="replace")
+    except urllib3.exceptions.HTTPError as error:
+        raise ApiError(0, f"{what} broke off: {type(error).__name__}.") from error
+    if rest:
+        yield rest.decode(errors="replace")
 
 
 def _kubeconfig(options: Options) -> str:

@@ -171,7 +171,7 @@ def read(cluster: Cluster, name: str | None = None, depth: Depth = "models") -> 
     if depth == "events":
         fields = f"involvedObject.kind={KIND}" + (f",involvedObject.name={name}" if name else "")
         events = _allowed(missing, cluster, "v1", "events", fields=fields)
-    return Reading(tuple(_joined(views, found, events)), tuple(missing))
+    return Reading(tuple(joined(views, found, events)), tuple(missing))
 
 
 def _allowed(missing: list[str], cluster: Cluster, api_version: str, plural: str, **which: str) -> list[Json]:
@@ -184,10 +184,10 @@ def _allowed(missing: list[str], cluster: Cluster, api_version: str, plural: str
         return []
 
 
-def _joined(
+def joined(
     views: Iterable[ModelView], children: Mapping[str, list[Json]], events: Iterable[Json]
 ) -> Iterable[ModelView]:
-    """Give each model its own of what was listed for all."""
+    """Give each model its own of what was listed for all; children are by the plurals of CHILDREN."""
     of: dict[tuple[str, str, str], list[Json]] = defaultdict(list)
     for plural, items in children.items():
         for item in items:
