@@ -99,6 +99,10 @@ verify: venv ## Fail where a generated file is not what it is generated from
 lock: $(UV) ## Resolve and lock all requirements again
 	@images/lock.sh $(UV)
 
+.PHONY: screenshots
+screenshots: venv ## Pictures of the dashboard for the docs, and how long it takes to draw 500 models
+	@$(PYTHON) -m tests.contract.dashboard_pictures
+
 .PHONY: bench-operator
 bench-operator: venv ## What the operator costs at 100, 1,000 and 10,000 models (about an hour; BENCH=--quick: 100 and 1,000)
 	@$(PYTHON) -m tests.cluster build kubernetes etcd helm kwok

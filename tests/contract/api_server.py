@@ -3,6 +3,7 @@
 import json
 import queue
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,14 @@ class ApiServer:
             if watched == plural:
                 told.put({"type": kind, "object": {"apiVersion": "v1", "kind": KINDS[plural], **item}})
 
+    def refusal(self, plural: str) -> tuple[int, Json] | None:
+        """Why it does not answer, as status and body."""
+        if self.down:
+            return 503, {"kind": "Status", "message": "the server is restarting"}
+        if plural in self.forbidden:
+            return 403, {"kind": "Status", "message": f'{plural} is forbidden: User "reader" cannot list'}
+        return None
+
     def page(self, plural: str, namespace: str | None) -> Json:
         with self._lock:
             items = [item for key, item in self._objects[plural].items() if namespace in {None, key[0]}]
@@ -90,7 +99,7 @@ class ApiServer:
             return {"kind": f"{KINDS[plural]}List", "metadata": metadata, "items": items}
 
     @contextmanager
-    def watching(self, plural: str, namespace: str | None, version: int) -> Iterator["queue.Queue[Json | None]"]:
+    def watching(self, plural: str, version: int) -> Iterator["queue.Queue[Json | None]"]:
         told: queue.Queue[Json | None] = queue.Queue()
         with self._lock:
             for item in self._objects[plural].values():
@@ -98,7 +107,6 @@ class ApiServer:
                 if int(item["metadata"]["resourceVersion"]) > version:
                     told.put({"type": "MODIFIED", "object": item})
             self._watches.append((plural, told))
-        assert namespace is None or namespace
         try:
             yield told
         finally:
@@ -106,28 +114,26 @@ class ApiServer:
                 self._watches.remove((plural, told))
 
 
-def handler(server: ApiServer) -> type[BaseHTTPRequestHandler]:
+def handler(server: ApiServer) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - one method for each kind of answer
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 - the library's name
+        def do_GET(self) -> None:
             server.asked.append(self.path)
             parts = urlsplit(self.path)
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             found = PATH.match(parts.path)
             assert found is not None, self.path
-            plural, namespace = found["plural"], found["namespace"]
-            if server.down:
-                self.answer(503, {"kind": "Status", "message": "the server is restarting"})
-            elif plural in server.forbidden:
-                self.answer(403, {"kind": "Status", "message": f'{plural} is forbidden: User "reader" cannot list'})
+            refusal = server.refusal(found["plural"])
+            if refusal is not None:
+                self.answer(*refusal)
             elif parts.path.endswith("/log"):
-                lines = server.logs.get((namespace, parts.path.split("/")[-2]), [])
+                lines = server.logs.get((found["namespace"], parts.path.split("/")[-2]), [])
                 self.send("".join(f"{line}\n" for line in lines).encode(), "text/plain")
             elif "watch" in query:
-                self.watch(plural, namespace, int(query["resourceVersion"]))
+                self.watch(found["plural"], found["namespace"], int(query["resourceVersion"]))
             else:
-                self.answer(200, server.page(plural, namespace))
+                self.answer(200, server.page(found["plural"], found["namespace"]))
 
         def answer(self, status: int, body: Json) -> None:
             self.send(json.dumps(body).encode(), "application/json", status)
@@ -144,7 +150,7 @@ def handler(server: ApiServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            with server.watching(plural, namespace, version) as told:
+            with server.watching(plural, version) as told:
                 while (event := told.get()) is not None:
                     if event["type"] != "ERROR" and namespace not in {None, event["object"]["metadata"]["namespace"]}:
                         continue
@@ -158,11 +164,19 @@ def handler(server: ApiServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *told: Any) -> None:
+        # A reader may go at any time.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*told)
+
+
 @contextmanager
 def serving() -> Iterator[ApiServer]:
     server = ApiServer()
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(server)) as running:
-        running.daemon_threads = True
+    with _Listener(("127.0.0.1", 0), handler(server)) as running:
         server.port = running.server_address[1]
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

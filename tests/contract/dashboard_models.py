@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.contract.api_server import ApiServer
-from tests.unit import views, workers
+from tests.unit import model_states, views, workers
 from tests.unit.world import World, spec
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
 from torchscript_operator.cli.cluster.read import ModelView
@@ -67,7 +67,7 @@ CANDIDATES = [
 ]
 
 
-def candidate(  # noqa: PLR0913 - a row
+def candidate(
     precision: str,
     frozen: bool,
     kept: int,
@@ -195,8 +195,18 @@ def parity_failed() -> Told:
     return world
 
 
+OTHERS = (
+    "unseen",
+    "verifying",
+    "serving_two_targets",
+    "pinned_to_unknown",
+    "no_store",
+    "child_rejected",
+    "invalid_spec",
+)
 STATES: Mapping[str, Callable[[], World]] = {
     **views.STATES,
+    **{name: model_states.STATES[name] for name in OTHERS},
     "serving": serving,
     "exporting": exporting,
     "rolling": rolling,
@@ -247,8 +257,8 @@ class Cluster:
         """Many models, as in a company: most of them well."""
         rare = ["parity_failed", "rolled_back", "exporting", "rolling", "updating", "suspended", "degraded"]
         for number in range(count):
-            state = rare[number // 25 % len(rare)] if number % 25 == 7 else "serving"  # noqa: PLR2004
-            self.add(state, f"{NAMES[number % len(NAMES)]}-{number:03d}", f"team-{number % 7}", hours=number % 400)
+            state = rare[number // 25 % len(rare)] if number % 25 == 7 else "serving"
+            self.add(state, f"{NAMES[number % len(NAMES)]}-{number:03d}", f"team-{number % 5}", hours=number % 400)
 
     def _recorded(self, state: str) -> tuple[Json, datetime]:
         if state not in self._made:
@@ -269,7 +279,9 @@ def _record(world: World) -> tuple[Json, datetime]:
     body = found.body
     body["metadata"]["creationTimestamp"] = "2025-12-31T23:58:00Z"
     told = world.told if isinstance(world, Told) else found.events
-    events_ = [{"metadata": {"name": f"minilm.{index}", "namespace": "ml"}, **event} for index, event in enumerate(told)]
+    events_ = [
+        {"metadata": {"name": f"minilm.{index}", "namespace": "ml"}, **event} for index, event in enumerate(told)
+    ]
     service = children["service"]
     return {
         "torchscriptmodels": [body],
@@ -282,7 +294,9 @@ def _record(world: World) -> tuple[Json, datetime]:
 
 
 def _named(recorded: Json, name: str, namespace: str) -> str:
-    text = REPEATED.sub(lambda match: hashlib.sha256(match[1].encode()).hexdigest()[: len(match[0])], json.dumps(recorded))
+    text = REPEATED.sub(
+        lambda match: hashlib.sha256(match[1].encode()).hexdigest()[: len(match[0])], json.dumps(recorded)
+    )
     text = re.sub(r'"(uid|name)": "(uid-|pod-|model-)(\d+)"', rf'"\1": "{name}-\2\3"', text)
     text = re.sub(r"\bminilm(?=[-\"./ ])", name, text)
     return text.replace('"namespace": "ml"', f'"namespace": "{namespace}"')

@@ -38,6 +38,7 @@ WITH_CLUSTER = (
     "resume",
     "plan",
     "doctor",
+    "dashboard",
 )
 HEAVY = ("torch", "transformers", "boto3", "kopf", "huggingface_hub", "cel_expr_python", "aiohttp", "numpy")
 

@@ -43,7 +43,8 @@ def view(world: World) -> ModelView:
         },
     )
     found = parse(body)
-    return dataclasses.replace(found, children=world.observed(), events=events)
+    children = world.observed() if found.unreadable is None else Observed()
+    return dataclasses.replace(found, children=children, events=events)
 
 
 def new() -> World:

@@ -129,7 +129,7 @@ class Cluster:
             if not query["continue"]:
                 return found, str(page["metadata"].get("resourceVersion") or "")
 
-    def watch(  # noqa: PLR0913 - as snapshot, and where it goes on
+    def watch(
         self,
         api_version: str,
         plural: str,

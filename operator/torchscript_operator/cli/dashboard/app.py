@@ -111,9 +111,8 @@ class Dashboard:
 
     async def _model(self, request: Request) -> Response:
         view = self._feed.view(**request.path_params)
-        if view is None:
-            return _refusal(HTTPStatus.NOT_FOUND, "This model is not there any more.", "")
-        return JSONResponse(await run_sync(self._detail, view))
+        # No error for one that has just gone: a page that asks for it has done nothing wrong.
+        return JSONResponse(None if view is None else await run_sync(self._detail, view))
 
     def _detail(self, view: ModelView) -> Json:
         # Logs are followed only of models that somebody looks at.

@@ -46,7 +46,7 @@ def row(view: ModelView) -> Json:
     }
 
 
-def detail(view: ModelView, runs: "dict[str, Run]", earlier: "dict[str, Earlier | None]", now: datetime) -> Json:
+def detail(view: ModelView, runs: dict[str, Run], earlier: dict[str, Earlier | None], now: datetime) -> Json:
     """All of a model: what `tsm status -o json` has, and what only a page has room for."""
     found = status.facts(view)
     created = [pod["metadata"].get("creationTimestamp") for pod in view.pods()]

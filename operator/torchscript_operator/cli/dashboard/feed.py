@@ -77,10 +77,6 @@ class Kind:
         """Objects of one model."""
         return list(self._of.get(key, {}).values())
 
-    def keys(self) -> set[Key]:
-        """Models that have any."""
-        return set(self._of)
-
 
 def _own(item: Json) -> Key:
     return item["metadata"]["namespace"], item["metadata"]["name"]
@@ -121,11 +117,6 @@ class Feed:
     def stopped(self) -> bool:
         """Whether it has been stopped."""
         return self._stop.is_set()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every kind has been listed once."""
-        return all(kind.read for kind in self._kinds)
 
     @property
     def problem(self) -> ApiError | None:

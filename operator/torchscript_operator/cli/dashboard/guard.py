@@ -75,8 +75,7 @@ class Guard:
             await self.app({**scope, "path": f"/{path}", "raw_path": None}, receive, adorned)
 
     def _refusal(self, method: str, headers: Headers) -> PlainTextResponse | None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
-        if host not in HOSTS:
+        if _host(headers) not in HOSTS:
             return PlainTextResponse("The Host is not this machine.\n", HTTPStatus.MISDIRECTED_REQUEST)
         origin = headers.get("origin")
         if origin is not None and origin != f"http://{headers['host']}":
@@ -86,6 +85,14 @@ class Guard:
             return PlainTextResponse("Other sites may not ask.\n", HTTPStatus.FORBIDDEN)
         if method not in {"GET", "HEAD"}:
             return PlainTextResponse("Nothing can be changed here.\n", HTTPStatus.METHOD_NOT_ALLOWED)
+        return None
+
+
+def _host(headers: Headers) -> str | None:
+    """The name that was asked for, without the port: a tunnel may have another one."""
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname
+    except ValueError:
         return None
 
 

@@ -1,8 +1,11 @@
 """Starting the page's server, and ending it with Ctrl-C."""
 
 import contextlib
+import os
 import secrets
 import socket
+import sys
+import threading
 import webbrowser
 from types import FrameType
 from urllib.parse import quote
@@ -49,8 +52,12 @@ def run(cluster: Cluster, model: str | None, port: int, wish: Wish, console: Con
         console.print(
             "[dim]Only this machine reaches it. Whoever has the address sees what you may see. Ctrl-C ends.[/]"
         )
-        if browse and not webbrowser.open(f"{root}/{ticket}{place}"):
-            console.print("[dim]There is no browser here to open it with.[/]")
+        if browse and _has_screen():
+            # A thread, since some browsers keep whoever has started them.
+            threading.Thread(target=webbrowser.open, args=(f"{root}/{ticket}{place}",), daemon=True).start()
+        if "SSH_CONNECTION" in os.environ:
+            port = listener.getsockname()[1]
+            console.print(f"[dim]From your own machine: ssh -L {port}:{ADDRESS}:{port} and the name of this one.[/]")
         config = uvicorn.Config(
             app, log_level="critical", access_log=False, lifespan="off", timeout_graceful_shutdown=2
         )
@@ -62,11 +69,18 @@ def run(cluster: Cluster, model: str | None, port: int, wish: Wish, console: Con
             feed.stop()
 
 
+def _has_screen() -> bool:
+    """Whether a browser has somewhere to show itself; one in a terminal cannot show this page."""
+    return sys.platform != "linux" or any(name in os.environ for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
+
+
 def _listen(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((ADDRESS, port))
+        # Who comes before the server accepts waits for it.
+        listener.listen()
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)

@@ -138,7 +138,7 @@ function rollout(found) {
 const revisions = (found) =>
   table(
     "Artifacts",
-    ["Artifact", "Target", "Precision", "Parity", { text: "Size", figure: true }, { text: "Proven", figure: true }, ""],
+    ["Artifact", "Target", "Precision", "Parity", { text: "Size", figure: true }, { text: "Proven", figure: true }, "Notes"],
     found.map((row) => ({
       className: row.notes.includes("serving") ? "chosen" : null,
       cells: [h("code", { title: `${row.digest}\n${row.uri}` }, row.short), row.target, row.precision ?? "–", row.verdict ? mark(row.verdict) : "–", row.size, row.proven ? age(row.proven, true) : "–", row.notes.map((note) => h("span", { class: note === "failed" ? "tag bad" : "tag" }, note))],
@@ -148,12 +148,13 @@ const revisions = (found) =>
 
 function conditions(found) {
   const said = new Set();
+  const moving = found.some((row) => row.type === "Reconciling" && row.status === "True");
   return table(
     "Conditions",
     ["Condition", "Status", "Reason", { text: "Since", figure: true }, "Message"],
     found.map((row) => {
       const good = (row.status === "True") !== GOOD_WHEN_FALSE.has(row.type);
-      const shape = row.status === "Unknown" ? "wait" : row.type === "Reconciling" && row.status === "True" ? "busy" : good ? "good" : "bad";
+      const shape = row.status === "Unknown" ? "wait" : good ? "good" : row.type === "Reconciling" ? "busy" : moving && row.type !== "Stalled" ? "wait" : "bad";
       const again = said.has(row.message);
       said.add(row.message);
       return { cells: [row.type, mark(row.status, shape), row.reason, age(row.lastTransitionTime), h("span", { class: again ? "soft" : "" }, again ? "as above" : row.message)] };
@@ -190,9 +191,9 @@ const SECTIONS = [
   ["failures", "What failed", (model) => model.failures, (found) => found.map(failure)],
   ["steps", "Under way", (model) => model.steps, (found) => found.map(step)],
   ["facts", null, (model) => model, facts],
+  ["rollouts", "Serving", (model) => model.rollouts, (found) => found.map(rollout)],
   ["parity", "Parity with eager", (model) => model.parity, (found, model) => found.map((each) => parity(each, model))],
   ["candidates", "Forms measured", (model) => model.candidates, (found, _, width) => found.map((each) => candidates(each, width))],
-  ["rollouts", "Serving", (model) => model.rollouts, (found) => found.map(rollout)],
   ["revisions", "Artifacts", (model) => model.revisions, revisions],
   ["pods", "Pods", (model) => model.pods, pods],
   ["events", "Events", (model) => model.events, events],
@@ -214,7 +215,7 @@ export class Detail {
     this.parts = new Map(SECTIONS.map(([name]) => [name, h("section", { class: `part ${name}` })]));
     this.report = h("section", { class: "part report", hidden: true });
     const all = [...this.parts.values()];
-    all.splice(5, 0, this.report);
+    all.splice(all.indexOf(this.parts.get("parity")) + 1, 0, this.report);
     this.pane.replaceChildren(h("button", { type: "button", class: "close quiet", onclick: close, "aria-label": "Close, back to the list" }, h("span", { "aria-hidden": "true" }, "←"), h("span", { "aria-hidden": "true", class: "word" }, "All models"), h("kbd", { "aria-hidden": "true" }, "Esc")), ...all);
     this.pane.scrollTop = 0;
   }

@@ -39,6 +39,7 @@ function live(good, text) {
 }
 
 function take(told) {
+  const began = performance.now();
   setClock(told.now);
   if (told.whole) {
     const there = new Set(told.rows.map(keyOf));
@@ -65,8 +66,11 @@ function take(told) {
   remarks(told);
   heard ||= !told.problem;
   show();
-  if (detail.key && (told.rows.some((row) => keyOf(row) === detail.key) || told.gone.some((gone) => gone.join("/") === detail.key))) refresh();
-  performance.mark("told");
+  if (told.whole || told.rows.some((row) => keyOf(row) === detail.key) || told.gone.some((gone) => gone.join("/") === detail.key)) refresh();
+  if (told.whole) {
+    performance.measure("take", { start: began });
+    performance.mark("told");
+  }
 }
 
 function forget(key) {
@@ -196,13 +200,14 @@ function select() {
 
 async function refresh() {
   const { key } = detail;
-  if (!key || fetching === key) return;
+  if (!key || !heard || fetching === key) return;
   fetching = key;
   try {
     const answer = await fetch(`models/${key.split("/").map(encodeURIComponent).join("/")}`);
     if (detail.key !== key) return;
-    if (answer.ok) detail.draw(await answer.json());
-    else if (answer.status === 404 && heard) detail.gone((await answer.json()).message);
+    const model = await answer.json();
+    if (model) detail.draw(model);
+    else detail.gone("This model is not there any more.");
   } catch {
     live(false, "Disconnected: does tsm dashboard still run?");
   } finally {

@@ -95,7 +95,7 @@ export function scatter(rows, bound, letters, width) {
     s("text", { x: (left + right) / 2, y: height - 4, "text-anchor": "middle" }, "texts a second →"),
     s("text", { x: 12, y: (top + bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(top + bottom) / 2})` }, "closer to eager →"),
   );
-  const taken = shown.map((row) => [x(row.speed), y(row.distance)]);
+  const taken = shown.map((row) => [x(row.speed), y(row.distance), row.chosen ? 16 : 11]);
   for (const row of shown) {
     const [across, down] = [x(row.speed), y(row.distance)];
     if (row.chosen) parts.push(s("circle", { cx: across, cy: down, r: 9, class: "ring" }));
@@ -103,8 +103,8 @@ export function scatter(rows, bound, letters, width) {
     // Beside its point where there is room, on whichever side.
     const gap = row.chosen ? 17 : 13;
     const free = [[gap, 0], [-gap, 0], [0, -gap], [0, gap]].map(([right, lower]) => [across + right, down + lower]);
-    const spot = free.find((one) => taken.every((other) => Math.hypot(one[0] - other[0], one[1] - other[1]) > 11)) ?? free[0];
-    taken.push(spot);
+    const spot = free.find((one) => taken.every((other) => Math.hypot(one[0] - other[0], one[1] - other[1]) > other[2])) ?? free[0];
+    taken.push([...spot, 11]);
     parts.push(s("text", { x: spot[0], y: spot[1] + 4, "text-anchor": "middle", class: "letter" }, letters[rows.indexOf(row)]));
   }
   return s("svg", { viewBox: `0 0 ${width} ${height}`, class: "scatter", role: "img", "aria-label": "Speed against distance from eager of each form measured; the table has the figures" }, parts);
