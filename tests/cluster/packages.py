@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WHAT_NEEDS_WHAT: dict[str, str] = {
     "/usr/bin/containerd": "containerd",
@@ -28,6 +35,7 @@ WHAT_NEEDS_WHAT: dict[str, str] = {
 _POLICY = Path("/usr/sbin/policy-rc.d")
 """Debian asks it whether a package may start its service; 101 means no."""
 
+_LOCK = Path(tempfile.gettempdir(), "torchscript-operator-packages.lock")
 _REFUSAL = "#!/bin/sh\nexit 101\n"
 
 
@@ -39,7 +47,10 @@ def missing() -> list[str]:
 def require(package: str, file: str) -> None:
     """Installs a package that something other than a node needs, where its file is missing."""
     if not _present(file):
-        _install([package])
+        with _alone():
+            # Another process may have installed it meanwhile.
+            if not _present(file):
+                _install([package])
     if not _present(file):
         msg = f"installed, but {package} has not brought {file}"
         raise RuntimeError(msg)
@@ -47,12 +58,21 @@ def require(package: str, file: str) -> None:
 
 def install() -> None:
     """Installs what is missing, without starting a containerd of Debian's beside ours."""
-    wanted = missing()
-    if wanted:
-        _install(wanted)
+    if missing():
+        with _alone():
+            if wanted := missing():
+                _install(wanted)
     if still := missing():
         msg = f"installed, but these packages' files are not where Debian puts them: {', '.join(still)}"
         raise RuntimeError(msg)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for other tests' processes that install: apt-get has no patience with itself, and the policy is shared."""
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _install(wanted: list[str]) -> None:

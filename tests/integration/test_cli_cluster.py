@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -274,3 +277,41 @@ def test_wait_for_a_model_that_is_deleted_ends(tsm: Tsm, models: Models) -> None
     result = tsm("wait", "minilm")
     assert result.exit_code == 1
     assert "There is no model minilm" in result.stderr
+
+
+@contextmanager
+def dashboard(plane: ControlPlane, namespace: str) -> Iterator[Iterator[Json]]:
+    """A `tsm dashboard`; what it tells of models, each time that something has changed."""
+    command = [sys.executable, "-m", "torchscript_operator.cli.main", "dashboard", "--no-open", "-n", namespace]
+    environment = os.environ | {"KUBECONFIG": str(plane.kubeconfig)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        found = re.search(r"http://\S+", process.stderr.readline())
+        assert found is not None
+        with httpx.stream("GET", f"{found[0]}events", timeout=60) as answer:
+            lines = answer.iter_lines()
+            yield (json.loads(line.removeprefix("data: ")) for line in lines if line.startswith('data: {"whole"'))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_dashboard_follows_a_model_from_nothing_to_its_end(plane: ControlPlane, namespace: str, models: Models) -> None:
+    with dashboard(plane, namespace) as told:
+
+        def until(reached: Callable[[Json], bool]) -> Json:
+            return next(each for each in told if reached(each))
+
+        def state(each: Json) -> list[str]:
+            return [row["state"] for row in each["rows"]]
+
+        first = until(lambda each: True)  # noqa: ARG005
+        assert (first["rows"], first["missing"], first["problem"]) == ([], [], None)
+        models.create()
+        until(lambda each: state(each) == ["Working"])
+        models.serves("a")
+        ready = until(lambda each: state(each) == ["Ready"])["rows"][0]
+        assert (ready["name"], ready["proven"], ready["worst"]["passed"]) == ("minilm", 1, True)
+        models.delete()
+        assert until(lambda each: each["gone"] != [])["gone"] == [[namespace, "minilm"]]
