@@ -57,7 +57,7 @@ def detail(view: ModelView, runs: dict[str, Run], earlier: dict[str, Earlier | N
         "policy": view.model.spec.parity.policy,
         "isCurrent": view.is_current,
         "moves": _moves(view),
-        "steps": [_step(step) for step in waiting.steps(view, runs, earlier, now)] if _moves(view) else [],
+        "steps": [_step(step) for step in waiting.steps(view, runs, earlier, now) if _is_under_way(view, step)],
         "parity": parity.of_model(view),
         "candidates": [made for target in found["targets"] if (made := _candidates(target, view))],
         "rollouts": list(_rollouts(view)),
@@ -70,6 +70,11 @@ def detail(view: ModelView, runs: dict[str, Run], earlier: dict[str, Earlier | N
 def _moves(view: ModelView) -> bool:
     """Whether something is under way that is worth looking at again and again."""
     return view.holds(conditions.RECONCILING) or view.state == "Working"
+
+
+def _is_under_way(view: ModelView, step: waiting.Step) -> bool:
+    serving = view.serving(step.target)
+    return step.estimate is not None or (serving is not None and serving.rolling_to is not None)
 
 
 def _step(step: waiting.Step) -> Json:

@@ -29,8 +29,8 @@ function heading(model) {
   return [
     h("p", { class: "state" }, mark(model.state), sameWord ? "" : h("span", { class: "reason" }, model.reason)),
     h("h2", {}, h("span", { class: "soft" }, `${model.namespace}/`), model.name),
-    model.message && !model.failures.length ? h("p", { class: "message" }, model.message) : "",
-    model.isCurrent ? "" : h("p", { class: "soft" }, "The operator has not seen the present spec yet. `tsm doctor` says whether it runs."),
+    model.message && model.isCurrent && !model.failures.length ? h("p", { class: "message" }, model.message) : "",
+    model.isCurrent ? "" : h("p", { class: "message" }, "The operator has not seen the present spec yet; ", h("code", {}, "tsm doctor"), " says whether it runs."),
   ];
 }
 
@@ -65,7 +65,7 @@ function step(found) {
     "div",
     { class: "step" },
     h("p", {}, h("b", {}, found.target), " ", found.doing, h("span", { class: "time" }, [found.percentage, time].filter(Boolean).join(", "))),
-    found.elapsed ? bar(found.share, `${found.target}: ${found.doing}`) : "",
+    found.share !== null ? bar(found.share, `${found.target}: ${found.doing}`) : "",
     found.message ? h("p", { class: "soft" }, found.message) : "",
   );
 }
@@ -119,6 +119,7 @@ function candidates(found, width) {
 
 function rollout(found) {
   const pips = Array.from({ length: Math.min(found.replicas, 40) }, (_, index) => h("i", { class: index < found.ready ? "pip ready" : "pip" }));
+  const back = found.rollingTo !== null && found.rollingTo === found.active;
   return h(
     "article",
     { class: "rollout" },
@@ -127,8 +128,8 @@ function rollout(found) {
     h(
       "p",
       { class: "way" },
-      h("span", {}, h("span", { class: "soft" }, "serves "), h("code", {}, found.active ?? "nothing yet")),
-      found.rollingTo ? h("span", {}, icon("swap"), h("span", { class: "soft" }, " rolling to "), h("code", {}, found.rollingTo)) : "",
+      back ? "" : h("span", {}, h("span", { class: "soft" }, "serves "), h("code", {}, found.active ?? "nothing yet")),
+      back ? h("span", {}, icon("swap"), h("span", { class: "soft" }, " going back to "), h("code", {}, found.active)) : found.rollingTo ? h("span", {}, icon("swap"), h("span", { class: "soft" }, " rolling to "), h("code", {}, found.rollingTo)) : "",
       found.failed ? h("span", {}, icon("bad"), h("span", { class: "soft" }, " rolled back from "), h("code", {}, found.failed)) : "",
       found.pinned ? h("span", {}, icon("hold"), h("span", { class: "soft" }, " pinned to "), h("code", {}, short(found.pinned, 19))) : "",
     ),
@@ -216,7 +217,7 @@ export class Detail {
     this.report = h("section", { class: "part report", hidden: true });
     const all = [...this.parts.values()];
     all.splice(all.indexOf(this.parts.get("parity")) + 1, 0, this.report);
-    this.pane.replaceChildren(h("button", { type: "button", class: "close quiet", onclick: close, "aria-label": "Close, back to the list" }, h("span", { "aria-hidden": "true" }, "←"), h("span", { "aria-hidden": "true", class: "word" }, "All models"), h("kbd", { "aria-hidden": "true" }, "Esc")), ...all);
+    this.pane.replaceChildren(h("div", { class: "crumb" }, h("button", { type: "button", class: "close quiet", onclick: close, "aria-label": "Close, back to the list" }, h("span", { "aria-hidden": "true" }, "←"), h("span", { "aria-hidden": "true", class: "word" }, "All models"), h("kbd", { "aria-hidden": "true" }, "Esc"))), ...all);
     this.pane.scrollTop = 0;
   }
 
