@@ -71,7 +71,10 @@ def queued(listener: Listener) -> list[str]:
 async def test_look_queues_all_models_or_those_that_are_not_at_rest(
     listener: Listener, everything: bool, expected: list[str]
 ) -> None:
-    server = Server([body("well"), body("stuck", [("Ready", "False")])])
+    found = [body("well"), body("stuck", [("Ready", "False")])]
+    server = Server(found)
+    for item in found:
+        listener.is_news(Key(item["metadata"]["namespace"], item["metadata"]["name"]), item)  # events have told of both
     await app.full_look(server, listener, SETTINGS, everything=everything)  # type: ignore[arg-type]
     assert queued(listener) == expected
 
