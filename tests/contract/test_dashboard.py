@@ -23,8 +23,6 @@ from tests.contract.s3 import S3Server
 from tests.unit.artifacts import manifest
 from tests.unit.test_cli_access import kubeconfig
 from tests.unit.test_export_report import CANDIDATES, gathered, report
-from torchscript_operator.artifact.request import StoreLocation
-from torchscript_operator.artifact.store import Credentials, S3Store
 from torchscript_operator.cli.dashboard import facts, guard
 
 DEADLINE_SECONDS = 60
@@ -258,9 +256,7 @@ def test_a_narrow_window_never_scrolls_sideways(dashboard: Running, opened: Open
 def test_the_parity_report_is_shown_from_its_store(dashboard: Running, opened: Opened, s3: S3Server) -> None:
     dashboard.cluster.add("serving")
     key = dashboard.server.get("torchscriptmodels", "ml", "minilm")["status"]["targets"][0]["key"]
-    location = StoreLocation(uri=f"{STORE}/{key}", endpoint=s3.endpoint, region="us-east-1")
-    variables = s3.variables("")
-    store = S3Store(location, Credentials(variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]))
+    store = s3.store(f"{STORE.removeprefix('s3://models/')}/{key}")
     content = report(manifest(candidates=CANDIDATES), evidence=gathered()).to_html()
     store.write_bytes("report.html", content.replace(b"</body>", b"<script>document.title='run'</script></body>"))
     page = opened("#/ml/minilm", "sandboxed")
