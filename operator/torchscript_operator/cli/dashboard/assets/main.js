@@ -19,6 +19,7 @@ let heard = false;
 let cursor = null;
 let marked = null;
 let fetching = null;
+let stale = false;
 
 // What is told.
 
@@ -198,20 +199,29 @@ function select() {
   if (marked && !marked.hasAttribute("aria-current")) marked.setAttribute("aria-current", "true");
 }
 
+// Ask for the open model; what changes while an answer is on its way is asked for again.
 async function refresh() {
   const { key } = detail;
-  if (!key || !heard || fetching === key) return;
+  if (!key || !heard) return;
+  if (fetching === key) {
+    stale = true;
+    return;
+  }
   fetching = key;
+  stale = false;
   try {
     const answer = await fetch(`models/${key.split("/").map(encodeURIComponent).join("/")}`);
-    if (detail.key !== key) return;
     const model = await answer.json();
+    if (detail.key !== key) return;
     if (model) detail.draw(model);
     else detail.gone("This model is not there any more.");
   } catch {
     live(false, "Disconnected: does tsm dashboard still run?");
   } finally {
-    if (fetching === key) fetching = null;
+    if (fetching === key) {
+      fetching = null;
+      if (stale) refresh();
+    }
   }
 }
 
