@@ -204,7 +204,7 @@ def test_field_that_is_taken_from_the_spec_is_taken_from_the_child(models: Model
 def test_status_field_that_no_longer_holds_goes(models: Models) -> None:
     models.create(targets=[{"name": "cpu"}, {"name": "two"}])
     models.export_fails(66, workers.failed(FailureReason.SOURCE_NOT_FOUND))
-    eventually(lambda: "lastFailure" in models.get()["status"]["targets"][0], "the failure in the status")
+    models.awaits("Compiled", "False", "SourceNotFound")
     models.edit(targets=[{"name": "cpu"}], source=OTHER)
     models.serves("b")
     (target,) = models.get()["status"]["targets"]

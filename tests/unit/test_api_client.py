@@ -1,12 +1,14 @@
 """Calls and watches against a server that answers what a test says."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 
@@ -153,6 +155,12 @@ async def test_conflict_of_a_deletion_is_told_while_the_object_is_there(live: st
             await cluster.delete(item)
     assert caught.value.status == 409
     return None
+
+
+@pytest.mark.parametrize("text", ["plain", "\x7f", "\x92", "\x85", "\ufeff", "\uffff", "\x00\x1b", "é 語 😀", '"\\'])
+def test_what_is_sent_is_json_and_yaml_alike(text: str) -> None:
+    sent = clusters.encode({"message": text})
+    assert json.loads(sent) == yaml.safe_load(sent.decode()) == {"message": text}
 
 
 async def test_replaced_token_is_read_again_when_the_old_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The only module that talks to the API server: plain JSON objects in and out, every write under one field manager."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ READ_BUFFER = 2**21
 TOO_MANY_BACKOFF = Backoff(steps=8, duration=0.25, factor=2.0, jitter=0.2)
 """Waits, in seconds, where the server says "too many requests" but not for how long; then the queue takes over."""
 APPLY = "application/apply-patch+yaml"
+UNPRINTABLE = re.compile("[\x7f-\x9f\ufeff\ufffe\uffff]")
+"""What JSON may hold as it is and YAML may not (YAML 1.2, production 1, c-printable; NEL and BOM for safety)."""
 FORCED = {"fieldManager": MANAGER, "force": "true"}
 """A server-side apply that takes its fields from whoever had them."""
 PAGE_SIZE = 100
@@ -70,6 +73,14 @@ def _words(error: ApiException) -> str:
         return str(orjson.loads(error.body or "")["message"])
     except (TypeError, ValueError, KeyError):
         return str(error.reason)
+
+
+def encode(body: Json) -> bytes:
+    """JSON that is YAML too, as the API server reads what is applied: YAML takes some characters only when escaped."""
+    text = orjson.dumps(body)
+    if text.isascii() and b"\x7f" not in text:
+        return text
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
 def collection(api_version: str, namespace: str | None, plural: str) -> str:
@@ -139,7 +150,7 @@ class Cluster:
         content_type: str = "application/json",
         query: Mapping[str, str | int | None] | None = None,
     ) -> Json:
-        data = None if body is None else orjson.dumps(body)
+        data = None if body is None else encode(body)
         target = _with_query(path, query or {})
 
         async def sent() -> Json:
