@@ -38,6 +38,7 @@ demo: venv ## Everything from an empty machine to an answered request (CONTEXT=â
 
 .PHONY: test
 test: lint verify cluster-build images ## Every test, as CI runs them
+	@$(PYTHON) -m tests.cluster build kwok flux kubeconform
 	@$(PYTHON) -m pytest tests --numprocesses 2 --no-loadscope-reorder
 
 .PHONY: unit
