@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from tests.cluster import packages
 
@@ -21,6 +21,15 @@ class Seen:
     """Of the console: breaches of the policy, exceptions, files that are missing."""
     elsewhere: list[str] = field(default_factory=list)
     """Requests to other machines."""
+    interrupted: list[str] = field(default_factory=list)
+    """What Chromium has given up since the machine's network changed, as other tests' clusters do beside this one."""
+
+    def hear(self, said: ConsoleMessage) -> None:
+        """Keep what the console says."""
+        if "ERR_NETWORK_CHANGED" in said.text:
+            self.interrupted.append(said.text)
+        elif said.type in {"error", "warning"}:
+            self.errors.append(said.text)
 
 
 @contextmanager
@@ -42,7 +51,7 @@ def watch(page: Page) -> Seen:
     """Keep what a page does."""
     seen = Seen()
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
-    page.on("console", lambda said: seen.errors.append(said.text) if said.type in {"error", "warning"} else None)
+    page.on("console", seen.hear)
     page.on(
         "request",
         lambda asked: None if urlsplit(asked.url).hostname in LOCAL else seen.elsewhere.append(asked.url),

@@ -48,6 +48,7 @@ class Dashboard:
         self._feed = feed
         self._wish = wish
         self._logs = Logs(feed.cluster)
+        self._logs_lock = threading.Lock()
         self._lock = threading.Lock()
         self._reports: dict[str, bytes] = {}
         folder = resources.files(__package__) / "assets"
@@ -116,7 +117,7 @@ class Dashboard:
 
     def _detail(self, view: ModelView) -> Json:
         # Logs are followed only of models that somebody looks at.
-        with self._lock:
+        with self._logs_lock:
             self._logs.watch(view)
         return facts.detail(view, self._logs.runs, self._logs.earlier, progress.now())
 

@@ -7,6 +7,7 @@ import { setClock, tickAges } from "./times.js";
 
 const AGES_MS = 5000;
 const PROGRESS_MS = 2000; // Logs tell stages, and no event of the cluster does.
+const LOST = "Disconnected: does tsm dashboard still run?";
 const element = (id) => document.getElementById(id);
 const ui = Object.fromEntries(["where", "live", "help", "remarks", "main", "list", "tools", "search", "sort", "states", "head", "rows", "nothing", "detail", "keys"].map((id) => [id, element(id)]));
 
@@ -31,10 +32,11 @@ function listen() {
     ui.where.replaceChildren(h("span", {}, hello.context), h("span", { class: "soft" }, hello.namespace ?? "all namespaces"));
   });
   source.addEventListener("models", (event) => take(JSON.parse(event.data)));
-  source.onerror = () => live(false, "Disconnected: does tsm dashboard still run?");
+  source.onerror = () => live(false, LOST);
 }
 
 function live(good, text) {
+  delete ui.live.dataset.lost;
   ui.live.className = good ? "live good" : "live bad";
   if (ui.live.textContent !== text) ui.live.replaceChildren(icon(good ? "good" : "warn"), text);
 }
@@ -213,10 +215,16 @@ async function refresh() {
     const answer = await fetch(`models/${key.split("/").map(encodeURIComponent).join("/")}`);
     const model = await answer.json();
     if (detail.key !== key) return;
+    if (ui.live.dataset.lost === "fetch") live(true, "Live");
     if (model) detail.draw(model);
     else detail.gone("This model is not there any more.");
   } catch {
-    live(false, "Disconnected: does tsm dashboard still run?");
+    // Also where this machine has only changed its network.
+    if (ui.live.className === "live good") {
+      live(false, LOST);
+      ui.live.dataset.lost = "fetch";
+    }
+    setTimeout(refresh, PROGRESS_MS);
   } finally {
     if (fetching === key) {
       fetching = null;
