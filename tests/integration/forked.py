@@ -6,6 +6,7 @@ hundreds. Constants (of time, mostly) may be replaced before one starts.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -59,6 +60,7 @@ class Forked(Operator):
         super().__init__(kubeconfig, settings, log)
         self.constants = dict(constants or {})
         self.forked: Any = None
+        self.handle = -1
         self.lock = threading.Lock()
         self.stopped = False
 
@@ -76,6 +78,8 @@ class Forked(Operator):
         self.forked = STARTED.Process(target=run, args=(str(self.log), environment, self.constants), daemon=True)
         with ONE_AT_A_TIME:
             self.forked.start()
+        # Not its number, which another process may have by the time that this one is to be killed.
+        self.handle = os.pidfd_open(self.forked.pid)
 
     def ended(self) -> bool:
         with ONE_AT_A_TIME:
@@ -83,7 +87,9 @@ class Forked(Operator):
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         assert self.forked is not None
-        os.kill(self.forked.pid, number)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.handle, number)
+        os.close(self.handle)
         eventually(self.ended, "the operator to end")
         with ONE_AT_A_TIME:
             code: int = self.forked.exitcode

@@ -105,11 +105,9 @@ def ends_at_call(world: World, nth: int) -> list[Any]:
     code: Future[int] = Future()
 
     async def end(exchange: Exchange) -> Any:
-        terminated = asyncio.create_task(asyncio.to_thread(site.operator.kill, signal.SIGTERM))
-        try:
-            return await faults.forward(exchange)
-        finally:
-            code.set_result(await terminated)
+        ending = asyncio.create_task(asyncio.to_thread(site.operator.kill, signal.SIGTERM))
+        ending.add_done_callback(lambda ended: code.set_result(ended.result()))
+        return await faults.forward(exchange)
 
     site.line.rule(faults.every, end, nth=nth)
     with site:
