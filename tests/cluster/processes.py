@@ -156,6 +156,9 @@ class Supervisor:
         record = self.record(name)
         if record:
             end([record.identity], grace, self._reap)
+            if child := self._children.pop(record.identity.pid, None):
+                # A process of many threads is a zombie before the last one lets go of its port.
+                child.wait(10)
         self._record_file(name).unlink(missing_ok=True)
 
     def tail(self, name: str, lines: int = 25) -> str:
