@@ -5,8 +5,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,6 @@ numbers = itertools.count(1)
 
 STRICT = ("--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",)
 """As OpenShift has it: who makes an object that blocks its owner's deletion has to be allowed that."""
-
-
-@contextmanager
-def api_server(directory: Path, *, controllers: bool = False, flags: Sequence[str] = ()) -> Iterator[ControlPlane]:
-    """A control plane whose processes are all waited for in the end, or Python warns that they still run."""
-    with control_plane(directory, controllers=controllers, extra_apiserver=flags) as running:
-        yield running
-    await_ends(running)
-
-
-def await_ends(plane: ControlPlane, name: str = "") -> None:
-    """Wait for stopped components: a process of many threads is a zombie before the last one lets go of its port."""
-    for child in list(plane._supervisor._children.values()):
-        if name in str(child.args):
-            child.wait(10)
 
 
 def install_crd(plane: ControlPlane) -> None:
@@ -109,7 +94,7 @@ def install_rights(plane: ControlPlane, folder: Path, *values: str) -> tuple[Pat
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """An API server without controllers: Jobs and pods are what the tests make of them."""
-    with api_server(tmp_path_factory.mktemp("plane"), flags=STRICT) as running:
+    with control_plane(tmp_path_factory.mktemp("plane"), extra_apiserver=STRICT) as running:
         install_crd(running)
         await_owners(running)
         yield running

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.controlplane import ControlPlane
-from tests.integration.conftest import api_server, install_crd, make_namespace
+from tests.cluster.controlplane import ControlPlane, control_plane
+from tests.integration.conftest import install_crd, make_namespace
 from tests.integration.harness import Api, Models, Operator, eventually
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, settings_file: Path) -> Iterator[ControlPlane]:
     """An API server with the controllers, and an operator of its own."""
-    with api_server(tmp_path_factory.mktemp("controllers"), controllers=True) as running:
+    with control_plane(tmp_path_factory.mktemp("controllers"), controllers=True) as running:
         install_crd(running)
         operator = Operator(running.kubeconfig, settings_file, tmp_path_factory.mktemp("log") / "operator.log")
         operator.start()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.controlplane import ControlPlane
-from tests.integration.conftest import api_server, install_crd, make_namespace, numbers
+from tests.cluster.controlplane import ControlPlane, control_plane
+from tests.integration.conftest import install_crd, make_namespace, numbers
 from tests.integration.harness import Api, Json, Models, Operator, eventually
 from tests.unit import workers
 from torchscript_operator.artifact.failures import FailureReason
@@ -24,7 +24,7 @@ RETAINED: dict[str, Any] = {"artifact": {"uri": "s3://artifacts/models"}}
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, settings_file: Path) -> Iterator[tuple[ControlPlane, Operator]]:
     """An API server that collects garbage, and an operator of its own."""
-    with api_server(tmp_path_factory.mktemp("plane"), controllers=True) as running:
+    with control_plane(tmp_path_factory.mktemp("plane"), controllers=True) as running:
         install_crd(running)
         operator = Operator(running.kubeconfig, settings_file, tmp_path_factory.mktemp("log") / "operator.log")
         operator.start()

@@ -15,7 +15,7 @@ import yaml
 
 from tests.cluster.controlplane import control_plane
 from tests.golden.chart import rendering
-from tests.integration.conftest import await_ends, install_crd, install_rights, make_namespace
+from tests.integration.conftest import install_crd, install_rights, make_namespace
 from tests.integration.fake_nodes import fake_nodes
 from tests.integration.harness import Api, Json, Models, Operator, Refused, eventually
 from tests.unit import workers
@@ -52,7 +52,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
                 yield running
             finally:
                 operator.kill(signal.SIGTERM)
-    await_ends(running)
     assert operator.faults() == []
 
 

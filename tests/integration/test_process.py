@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.controlplane import ControlPlane
+from tests.cluster.controlplane import ControlPlane, control_plane
 from tests.integration import faults
-from tests.integration.conftest import SETTINGS, api_server
+from tests.integration.conftest import SETTINGS
 from tests.integration.harness import ROOT, Models, Operator, eventually
 from tests.integration.lives import World
 from tests.integration.proxy import Exchange
@@ -49,7 +49,7 @@ def test_absent_settings_end_it_with_code_2(tmp_path: Path) -> None:
 
 
 def test_absent_definition_ends_it_with_one_line_and_code_3(tmp_path: Path, settings_file: Path) -> None:
-    with api_server(tmp_path / "bare") as bare:
+    with control_plane(tmp_path / "bare") as bare:
         done = run(bare.kubeconfig, str(settings_file))
     assert done.returncode == 3
     last = done.stderr.splitlines()[-1]
