@@ -146,7 +146,9 @@ class Operator:
 
     def lines(self) -> list[Json]:
         """Its log; every line is one JSON object."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        lines = self.log.read_text().splitlines()
+        assert [line for line in lines if not line.startswith("{")] == []
+        return [json.loads(line) for line in lines]
 
     def faults(self) -> list[Json]:
         """Lines that tell of a fault of its own; that kopf's requests fail and are tried again is none."""

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+import warnings
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -110,6 +111,8 @@ async def watch(listener: handlers.Listener, settings: Settings, calls: Calls, s
 def hush() -> None:
     """End quietly: kopf, cut off half-way, reports its own closed connections as errors, and asyncio its generators."""
     logging.getLogger("kopf").setLevel(logging.CRITICAL)
+    # aiohttp waits for no TLS connection that a cut-off request leaves: the system closes it with the process.
+    warnings.simplefilter("ignore", ResourceWarning)
     asyncio.get_running_loop().set_exception_handler(lambda _, said: logger.debug("while ending: %s", said["message"]))
 
 
