@@ -43,6 +43,7 @@ class FakeRunner:
         self.gate.set()
         self.entered = threading.Event()
         self.batches: list[list[Row]] = []
+        self.by: list[tuple[str, bool]] = []
 
     def padded(self, length: int) -> int:
         return length
@@ -50,7 +51,8 @@ class FakeRunner:
     def capacity(self, padded: int) -> int:
         return min(MAXIMUM_ROWS, max(1, MAXIMUM_TOKENS // padded))
 
-    def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:  # noqa: ARG002 - the protocol's
+    def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:
+        self.by.append((threading.current_thread().name, alone))
         self.batches.append(list(rows))
         self.entered.set()
         self.gate.wait()
@@ -259,6 +261,28 @@ async def test_a_row_that_the_model_cannot_compute_fails_alone() -> None:
     assert results[1] == [1005]
     assert isinstance(results[2], ForwardError)
     assert results[3] == [2005]
+
+
+async def test_the_first_worker_computes_alone_whatever_comes_one_after_the_other() -> None:
+    runner = FakeRunner()
+    async with running(runner, workers=3) as engine:
+        for number in range(20):
+            await engine.compute([row(number, 5)], 30)
+            # Its thread sleeps again: else another one is idle before it.
+            await until(lambda: 0 in engine._idle)
+    assert set(runner.by) == {("compute-0", True)}
+
+
+async def test_no_other_worker_is_given_all_threads() -> None:
+    runner = FakeRunner()
+    async with running(runner, workers=2) as engine:
+        runner.gate.clear()
+        burst = [asyncio.ensure_future(engine.compute([row(number, 5)], 30)) for number in range(40)]
+        await until(lambda: len(runner.by) == 2)
+        runner.gate.set()
+        await asyncio.gather(*burst)
+    assert ("compute-1", False) in runner.by
+    assert ("compute-1", True) not in runner.by
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -15,7 +15,7 @@ Capacity = Callable[[int], int]
 class Policy:
     """What a good batch is."""
 
-    slack_tokens: int = 16
+    slack_tokens: int = 10
     """Padding tokens that a row may cost when it joins: about what a forward pass costs beside its tokens."""
     smallest_share: int = 4
     """Rows that are not split further among idle workers: fewer would cost more a row."""

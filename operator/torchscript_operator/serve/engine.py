@@ -111,7 +111,12 @@ class Engine:
         self._observer = observer
         self._policy = policy or Policy(mixed_lengths=runner.mixed_lengths)
         self._clock = clock
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._wakes = [threading.Condition(self._lock) for _ in range(limits.workers)]
+        self._idle: set[int] = set()
+        """Workers that sleep and were not woken yet."""
+        self._quiet = True
+        """Nothing else was computed or waited as the last batch was taken."""
         self._items: list[_Item] = []
         self._lengths: list[int] = []
         self._arrivals: deque[_Item] = deque()
@@ -140,9 +145,9 @@ class Engine:
 
     def stop(self, timeout: float) -> None:
         """End the threads after the batches that run, at most `timeout` seconds each; what waits fails."""
-        with self._condition:
+        with self._lock:
             self._stopping = True
-            self._condition.notify_all()
+            self._wake_all()
         for thread in self._threads:
             thread.join(timeout)
 
@@ -174,7 +179,7 @@ class Engine:
     def _enqueue(self, ticket: _Ticket, rows: Sequence[Row]) -> None:
         now = self._clock()
         tokens = sum(row.length for row in rows)
-        with self._condition:
+        with self._lock:
             if self._dead or self._stopping:
                 raise EngineDeadError
             rate = self._pace.tokens_per_second(now)
@@ -191,7 +196,10 @@ class Engine:
                 self._items.insert(place, item)
                 self._arrivals.append(item)
             self._tokens += tokens
-            self._condition.notify(len(rows))
+            # The first first: only its threads are many when it works alone.
+            for number in sorted(self._idle)[: len(rows)]:
+                self._idle.discard(number)
+                self._wakes[number].notify()
 
     def _expire(self, ticket: _Ticket) -> None:
         if not ticket.future.done():
@@ -199,7 +207,7 @@ class Engine:
 
     def _discard(self, ticket: _Ticket) -> None:
         ticket.open = False
-        with self._condition:
+        with self._lock:
             kept = [item for item in self._items if item.ticket is not ticket]
             if len(kept) < len(self._items):
                 self._items = kept
@@ -211,23 +219,24 @@ class Engine:
 
     def _work(self, number: int) -> None:
         try:
-            while (batch := self._take(number)) is not None:
-                self._run(batch, alone=len(self._busy) == 1 and not self._items)
+            while (taken := self._take(number)) is not None:
+                batch, alone = taken
+                self._run(batch, alone=alone)
                 self._busy.pop(number, None)
                 self._in_flight.pop(number, None)
         except BaseException:
             LOGGER.exception("a compute thread has died")
             self._fail_everything()
         else:
-            with self._condition:
+            with self._lock:
                 self._busy.pop(number, None)
 
-    def _take(self, number: int) -> list[_Item] | None:
-        """Wait for rows and take the next batch; None when the engine stops."""
-        with self._condition:
+    def _take(self, number: int) -> tuple[list[_Item], bool] | None:
+        """Wait for rows and take the next batch, and whether it has all threads; None when the engine stops."""
+        with self._lock:
             while True:
                 while not self._items and not self._stopping:
-                    self._condition.wait()
+                    self._sleep(number)
                 if self._stopping:
                     self._fail(self._clear())
                     return None
@@ -240,7 +249,7 @@ class Engine:
                         self._limits.delay_seconds,
                     )
                     if left > 0:
-                        self._condition.wait(left)
+                        self._sleep(number, left)
                         continue
                 place = bisect_left(self._lengths, oldest.padded)
                 idle = self._limits.workers - len(self._busy)
@@ -253,9 +262,17 @@ class Engine:
                     item.taken = True
                     self._tokens -= item.row.length
                 self._pace.taken(before - self._tokens, self._tokens, now)
+                # The first text of a burst is as alone as any: two in a row say that it is quiet.
+                quiet = not self._busy and not self._items
+                alone, self._quiet = number == 0 and quiet and self._quiet, quiet
                 self._busy[number] = now
                 self._in_flight[number] = batch
-                return batch
+                return batch, alone
+
+    def _sleep(self, number: int, seconds: float | None = None) -> None:
+        self._idle.add(number)
+        self._wakes[number].wait(seconds)
+        self._idle.discard(number)
 
     def _capacity_within(self, share: int) -> Capacity:
         return lambda padded: min(share, self._runner.capacity(padded))
@@ -299,11 +316,15 @@ class Engine:
         return computed.results
 
     def _fail_everything(self) -> None:
-        with self._condition:
+        with self._lock:
             self._dead = True
             lost = [*self._clear(), *(item for batch in self._in_flight.values() for item in batch)]
-            self._condition.notify_all()
+            self._wake_all()
         self._fail(lost)
+
+    def _wake_all(self) -> None:
+        for wake in self._wakes:
+            wake.notify_all()
 
     def _clear(self) -> list[_Item]:
         items = self._items

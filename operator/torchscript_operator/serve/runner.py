@@ -46,8 +46,9 @@ class TorchRunner:
         self._fill = {INPUT_IDS: pad_id}
         self._maximum_rows = maximum_rows
         self._maximum_tokens = maximum_tokens
-        self._all_threads = threads
         self._shared_threads = max(1, threads // workers)
+        # GNU's OpenMP makes every barrier sleep once the threads of all its teams are more than the processors.
+        self._lone_threads = max(1, threads - (workers - 1) * (self._shared_threads - 1))
         self.workers = workers
         self.mixed_lengths = ATTENTION_MASK in self._names
 
@@ -67,7 +68,7 @@ class TorchRunner:
         return None if None in self._modules else self.buckets.file_shape(size)
 
     def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:
-        """Compute rows of one or several requests; alone: with all threads."""
+        """Compute rows of one or several requests; alone: with all threads, which one calling thread only may have."""
         self.use_threads(alone=alone)
         longest = max(row.length for row in rows)
         size = self.buckets.fit(len(rows), longest)
@@ -90,7 +91,7 @@ class TorchRunner:
     def use_threads(self, *, alone: bool) -> None:
         """Give the calling thread its share of the threads, or all of them."""
         # Counts for the calling thread only, although torch's documentation does not say so.
-        torch.set_num_threads(self._all_threads if alone else self._shared_threads)
+        torch.set_num_threads(self._lone_threads if alone else self._shared_threads)
 
     def run_arrays(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
         """Compute a whole batch of shape (batch, sequence) at once, as a golden case is."""
