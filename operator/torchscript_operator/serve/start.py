@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torchscript_operator.artifact import logs
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.request import SERVE_VARIABLE, ServeRequest
+from torchscript_operator.artifact.threads import available_threads
 from torchscript_operator.serve.ending import report
 from torchscript_operator.serve.process import Process
 from torchscript_operator.serve.settings import Settings
@@ -20,8 +21,8 @@ SPIN_VARIABLE = "GOMP_SPINCOUNT"
 SPIN_COUNT = "10000"
 """Some tens of microseconds: between two operators of a pass they stay awake. The default spins for milliseconds, in
 which a neighbour on the same core stands still."""
-ARENAS_OPTION, ARENAS = -8, 1
-"""M_ARENA_MAX of mallopt(3): an arena for each thread keeps tens of MiB, and one is as fast for large tensors."""
+ARENAS_OPTION = -8
+"""M_ARENA_MAX of mallopt(3): one for each thread that computes and one for all others. More would keep tens of MiB."""
 
 
 def main() -> int:
@@ -29,7 +30,7 @@ def main() -> int:
     os.environ.setdefault(SPIN_VARIABLE, SPIN_COUNT)
     # Another C library has no such option, and its own ways.
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(ARENAS_OPTION, ARENAS)
+        ctypes.CDLL(None).mallopt(ARENAS_OPTION, available_threads() + 1)
     environment = dict(os.environ)
     digest = ""
     try:
