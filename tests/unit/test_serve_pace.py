@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchscript_operator.serve.pace import LEAST_SECONDS, WINDOW_SECONDS, Pace
+from torchscript_operator.serve.pace import (
+    LEAST_PADDING,
+    LEAST_SECONDS,
+    MOST_PADDING,
+    RECENT_PASSES,
+    WINDOW_SECONDS,
+    Pace,
+    PassCost,
+    worthwhile_padding,
+)
 
 
 def waiting(pace: Pace, seconds: float, tokens: int, every: float, start: float = 0.0) -> float:
@@ -60,3 +69,33 @@ def test_a_steady_queue_has_a_steady_pace(seconds: float, tokens: int, every: fl
     pace = Pace(3)
     end = waiting(pace, seconds, tokens, every)
     assert pace.tokens_per_second(end + every) == pytest.approx(tokens / every, rel=0.25)
+
+
+def passes(fixed: float, token: float) -> list[tuple[int, float]]:
+    return [(tokens, fixed + token * tokens) for tokens in range(20, 20 + RECENT_PASSES)]
+
+
+@pytest.mark.parametrize(
+    ("fixed", "token", "padding"),
+    [(4.3e-3, 146e-6, 6), (3.3e-3, 46.5e-6, 14), (0.0, 1e-4, LEAST_PADDING), (1.0, 1e-6, MOST_PADDING)],
+)
+def test_padding_is_worth_a_part_of_what_a_pass_costs_beside_its_tokens(
+    fixed: float, token: float, padding: int
+) -> None:
+    assert worthwhile_padding(passes(fixed, token)) == padding
+
+
+@pytest.mark.parametrize("told", [[], [(20, 1.0)], [(20, 1.0), (20, 2.0)], passes(5.0, -1e-3)])
+def test_passes_that_do_not_say_what_a_token_costs_change_nothing(told: list[tuple[int, float]]) -> None:
+    assert worthwhile_padding(told) is None
+
+
+def test_the_cost_is_learnt_again_from_each_so_many_passes() -> None:
+    cost = PassCost(10)
+    found = []
+    for fixed in (4.3e-3, 1.0):
+        for tokens, seconds in passes(fixed, 146e-6):
+            found.append(cost.slack_tokens)
+            cost.computed(tokens, seconds)
+    assert found == [10] * RECENT_PASSES + [6] * RECENT_PASSES
+    assert cost.slack_tokens == MOST_PADDING

@@ -16,7 +16,7 @@ class Policy:
     """What a good batch is."""
 
     slack_tokens: int = 10
-    """Padding tokens that a row may cost when it joins: about what a forward pass costs beside its tokens."""
+    """Padding tokens that a row may cost when it joins; the engine learns it from what passes cost."""
     smallest_share: int = 4
     """Rows that are not split further among idle workers: fewer would cost more a row."""
     mixed_lengths: bool = True

@@ -12,11 +12,11 @@ import time
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torchscript_operator.serve.batching import Capacity, Policy, choose, delay_left, fair_share, retry_after
-from torchscript_operator.serve.pace import Pace
+from torchscript_operator.serve.pace import Pace, PassCost
 from torchscript_operator.serve.rows import Result, Row, Runner
 
 LOGGER = logging.getLogger(__name__)
@@ -122,6 +122,7 @@ class Engine:
         self._arrivals: deque[_Item] = deque()
         self._tokens = 0
         self._pace = Pace(limits.workers)
+        self._cost = PassCost(self._policy.slack_tokens)
         self._stopping = False
         self._dead = False
         self._busy: dict[int, float] = {}
@@ -254,7 +255,8 @@ class Engine:
                 place = bisect_left(self._lengths, oldest.padded)
                 idle = self._limits.workers - len(self._busy)
                 share = fair_share(len(self._items), idle, self._policy)
-                start, stop = choose(self._lengths, place, self._capacity_within(share), self._policy)
+                policy = replace(self._policy, slack_tokens=self._cost.slack_tokens)
+                start, stop = choose(self._lengths, place, self._capacity_within(share), policy)
                 batch = self._items[start:stop]
                 del self._items[start:stop], self._lengths[start:stop]
                 now, before = self._clock(), self._tokens
@@ -308,6 +310,8 @@ class Engine:
             raise RuntimeError(msg)
         tokens = sum(item.row.length for item in batch)
         self._pace.computed(tokens, seconds)
+        if not alone:
+            self._cost.computed(computed.padded_tokens, seconds)
         if self._observer is not None:
             waited = [started - item.arrived for item in batch]
             self._observer.batch(
