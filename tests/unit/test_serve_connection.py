@@ -158,11 +158,20 @@ class Sent(asyncio.Transport):
 async def test_head_and_body_of_an_answer_leave_together() -> None:
     sent = Sent()
     gathering = Gathering(sent, asyncio.get_running_loop())
-    for piece in (b"head", b"body"):
-        gathering.write(piece)
-    assert (sent.told, gathering.get_write_buffer_size()) == ([], 8)
-    await asyncio.sleep(0)
+    gathering.write(b"head")
+    assert (sent.told, gathering.get_write_buffer_size()) == ([], 4)
+    gathering.write(b"body")
     assert (sent.told, gathering.get_write_buffer_size()) == ([b"headbody"], 0)
+    await asyncio.sleep(0)
+    assert sent.told == [b"headbody"]
+
+
+async def test_a_head_without_a_body_leaves_in_the_same_turn() -> None:
+    sent = Sent()
+    gathering = Gathering(sent, asyncio.get_running_loop())
+    gathering.write(b"head")
+    await asyncio.sleep(0)
+    assert (sent.told, gathering.get_write_buffer_size()) == ([b"head"], 0)
 
 
 async def test_what_is_held_is_sent_before_the_connection_closes() -> None:

@@ -36,7 +36,7 @@ class Bounds:
 
 
 class Gathering:
-    """A transport that sends all that one turn of the event loop writes by one system call: an answer's head and body.
+    """A transport that sends an answer's head and body by one system call.
 
     uvloop writes at once, and uvicorn the two apart: two packets, and two wake-ups of the client.
     """
@@ -52,10 +52,12 @@ class Gathering:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send soon."""
-        if not self._held:
-            self._loop.call_soon(self._send)
+        """Send with what is held, or soon: what is alone may be a head, and its body comes in the same turn."""
         self._held.append(data)
+        if len(self._held) > 1:
+            self._send()
+        else:
+            self._loop.call_soon(self._send)
 
     def close(self) -> None:
         """Send what is held, and close."""
