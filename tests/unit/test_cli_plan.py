@@ -19,7 +19,8 @@ from torchscript_operator.cli.cluster import access, nodes
 from torchscript_operator.cli.cluster.read import ModelView
 from torchscript_operator.cli.formats import Format
 from torchscript_operator.cli.main import app
-from torchscript_operator.cli.planning import ModelPlan, Surroundings
+from torchscript_operator.cli.plan_facts import ModelPlan
+from torchscript_operator.cli.planning import Surroundings
 from torchscript_operator.controller.model import Model
 
 Json = dict[str, Any]
@@ -71,6 +72,32 @@ def test_new_model_is_exported_and_served_after_its_proof() -> None:
     assert [(roll.name, roll.action) for roll in plan.rolls] == [("minilm-cpu", "after proof")]
     assert plan_show.exit_code([plan], [], changes_ok=False) == 2
     assert plan_show.exit_code([plan], [], changes_ok=True) == 0
+
+
+@pytest.mark.parametrize(
+    ("serving", "pods"),
+    [
+        ({}, "1 pod"),
+        ({"replicas": 3}, "3 pods"),
+        ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, "2 pods"),
+        ({"autoscaling": {"maxReplicas": 8}}, "1 pod"),
+    ],
+)
+def test_new_model_begins_with_as_many_pods_as_the_operator_gives_it(serving: Json, pods: str) -> None:
+    (roll,) = planned(model(serving=serving)).rolls
+    assert roll.why == f"{pods} once the artifact is proven"
+
+
+def test_update_keeps_as_many_pods_as_the_autoscaler_has_set() -> None:
+    scaled = {"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}
+    before = served(serving=scaled)
+    (deployment,) = before.children.deployments
+    deployment["spec"]["replicas"] = 5
+    deployment["metadata"]["managedFields"] = [
+        {"manager": "kube-controller-manager", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+    ]
+    plan = planned(model(source=OTHER, serving=scaled), before)
+    assert [roll.why.partition(",")[0] for roll in plan.rolls if roll.action == "after proof"] == ["5 pods"]
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import yaml
 from pydantic import ValidationError
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
-from torchscript_operator.cli import planning, requests
+from torchscript_operator.cli import plan_base, planning, requests
 from torchscript_operator.cli.cluster import installation, read
 from torchscript_operator.cli.cluster.access import REFUSED, ApiError, Cluster, Json
 from torchscript_operator.cli.cluster.read import ModelView
 from torchscript_operator.cli.errors import CliError
-from torchscript_operator.cli.planning import ModelPlan, Surroundings
+from torchscript_operator.cli.plan_facts import ModelPlan
+from torchscript_operator.cli.planning import Surroundings
 from torchscript_operator.controller import scaling
 from torchscript_operator.controller.model import Model
 from torchscript_operator.controller.settings import Settings
@@ -67,7 +68,7 @@ def offline(
 
 
 def _rolled_out(base: Model, settings: Settings, now: datetime) -> ModelView:
-    model, observed = planning.settled(base, settings, now)
+    model, observed = plan_base.settled(base, settings, now)
     return ModelView({"metadata": {"name": base.name, "namespace": base.namespace}}, model, children=observed)
 
 

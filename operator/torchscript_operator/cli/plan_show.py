@@ -11,7 +11,7 @@ from torchscript_operator.cli import output
 from torchscript_operator.cli.cluster.access import Json
 from torchscript_operator.cli.errors import CliError
 from torchscript_operator.cli.formats import Format
-from torchscript_operator.cli.planning import CHANGING, Change, ModelPlan, Placing, RollPlan, TargetPlan
+from torchscript_operator.cli.plan_facts import CHANGING, Change, ModelPlan, Placing, RollPlan, TargetPlan
 from torchscript_operator.cli.status import SHORT
 
 NOTHING, INVALID, CHANGES = 0, 1, 2
