@@ -77,7 +77,8 @@ def test_earlier_job_is_the_newest_that_ended_well() -> None:
     world.wait(60)
     world.edit(source=views.OTHER)
     world.settle()
-    found = progress.earlier_job(views.view(world), "cpu", "export", world.running()["metadata"]["name"])
+    view = views.view(world)
+    found = progress.newest(view, progress.earlier_jobs(view, "cpu", "export", world.running()["metadata"]["name"]))
     assert found is not None
     assert progress.took(found) == 0
 
@@ -87,7 +88,13 @@ def test_cache_hit_is_no_measure() -> None:
     world.settle()
     world.export_ends(workers.proven("a", cacheHit=True))
     world.settle()
-    assert progress.earlier_job(views.view(world), "cpu", "export", None) is None
+    world.rollout_ends()
+    world.edit(source=views.OTHER)
+    world.settle()
+    view = views.view(world)
+    logs = waiting.Logs(FakeCluster(view))
+    logs.watch(view)
+    assert list(logs.earlier.values()) == [None]
 
 
 def test_time_of_a_job_that_is_gone_is_in_the_status() -> None:

@@ -203,10 +203,11 @@ class Logs:
             return
 
     def _earlier(self, view: ModelView, target: str, component: str, but: str) -> Earlier | None:
-        job = progress.earlier_job(view, target, component, but)
+        jobs = progress.earlier_jobs(view, target, component, but)
+        job = progress.newest(view, jobs)
         if job is None:
-            # The Job has gone; its time is still in the status.
-            seconds = view.model.target_status(target).duration_seconds
+            # The Job has gone; its time is still in the status. Of one that had a cache hit it would be no measure.
+            seconds = None if jobs else view.model.target_status(target).duration_seconds
             return Earlier(float(seconds)) if seconds and component == EXPORT else None
         run = None
         pods = view.children.job_pods(job)

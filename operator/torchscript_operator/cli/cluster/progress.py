@@ -138,17 +138,21 @@ def outcomes(pods: Iterable[Json]) -> Iterator[ExportOutcome]:
                 continue
 
 
-def earlier_job(view: ModelView, target: str, component: str, but: str | None) -> Json | None:
-    """The newest Job of a target's step that ended well, other than the present one and those that had a cache hit."""
-    found = [
+def earlier_jobs(view: ModelView, target: str, component: str, but: str | None) -> list[Json]:
+    """Jobs of a target's step that ended well, other than the present one."""
+    return [
         job
         for job in view.children.jobs
         if label(job, TARGET_LABEL) == target
         and label(job, COMPONENT_LABEL) == component
         and job["metadata"]["name"] != but
         and took(job) is not None
-        and not any(outcome.cache_hit for outcome in outcomes(view.children.job_pods(job)))
     ]
+
+
+def newest(view: ModelView, jobs: Iterable[Json]) -> Json | None:
+    """The newest Job that did its work; one that had a cache hit is no measure."""
+    found = [job for job in jobs if not any(it.cache_hit for it in outcomes(view.children.job_pods(job)))]
     return max(found, key=started, default=None)
 
 
