@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,6 +54,14 @@ class Models:
             change(body)
         flags = ("--server-side", "--force-conflicts", f"--namespace={self.namespace}", "--filename=-")
         self.kubectl.run("apply", *flags, stdin=json.dumps(body))
+
+    def tsm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The command line as a person has it, told of this namespace."""
+        command = [str(Path(sys.executable).with_name("tsm")), *arguments, "--namespace", self.namespace]
+        environment = os.environ | {"KUBECONFIG": str(self.site.kubeconfig)}
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=EXPORT_SECONDS, check=False
+        )
 
     def get(self, name: str) -> Json | None:
         found: Json | None = self.kubectl.get("torchscriptmodel", name, f"--namespace={self.namespace}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pytest
 
+from tests.cluster.s3 import PORT as S3_PORT
 from tests.e2e import site as sites
 from tests.e2e.reference import SENTENCES, TOLERANCE, ask, eager
 
@@ -62,52 +65,94 @@ def test_second_model_of_the_same_source_is_a_cache_hit(models: Models) -> None:
     assert (second["key"], second["artifact"]) == (first["key"], first["artifact"])
 
 
-def test_update_rolls_over_without_a_failed_request(models: Models, s3: S3, tmp_path: Path) -> None:
+class Clients:
+    """Two clients that ask a model all the time, and what came of it."""
+
+    def __init__(self, url: str, name: str, old: Any, new: Any) -> None:
+        self.url, self.name, self.known = url, name, {"old": old, "new": new}
+        self.sent: list[int] = []
+        self.failures: list[str] = []
+        self.seen: list[str] = []
+        """old, new or wrong, in the order of the answers."""
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(2)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            self.sent.append(1)
+            try:
+                answer = ask(self.url, self.name)
+            except OSError as error:
+                self.failures.append(repr(error))
+                continue
+            near = (name for name, known in self.known.items() if np.abs(answer - known).max() <= TOLERANCE)
+            self.seen.append(next(near, "wrong"))
+
+
+def own_store(body: Json) -> None:
+    """Nothing is found there, and one small shape is soon exported."""
+    body["spec"]["artifact"]["uri"] = f"s3://{sites.ARTIFACT_BUCKET}/rolling"
+    body["spec"]["inputs"]["shapes"] = [{"batch": 1, "sequence": 64}]
+
+
+def revise(body: Json) -> None:
+    own_store(body)
+    body["spec"]["source"]["s3"]["uri"] = f"s3://{sites.SOURCE_BUCKET}/revised"
+
+
+def wait(models: Models, told: str) -> Json:
+    """The model once `tsm wait` says that it is Ready; `told` is what it has to have said of the export."""
+    waited = models.tsm("wait", "rolling")
+    assert (waited.returncode, waited.stdout) == (0, "rolling: Ready, Serving\n"), waited.stderr
+    assert re.search(rf"^rolling/cpu: exporting: \w+ \({told}, ", waited.stderr, re.MULTILINE), waited.stderr
+    return models.get("rolling") or {}
+
+
+def test_update_rolls_over_without_a_failed_request_and_tsm_tells_of_it(models: Models, s3: S3, tmp_path: Path) -> None:
     revised = another_revision(tmp_path / "revised")
-    with sites.s3_client(models.site, s3) as client:
-        sites.upload(client, revised, "revised")
-    models.apply("rolling")
-    before = models.settled("rolling")
-    url = models.url("rolling")
     old, new = eager(sites.model_folder()), eager(revised)
     assert np.abs(old - new).max() > 100 * TOLERANCE
-    stop = threading.Event()
-    sent: list[int] = []
-    failures: list[str] = []
-    seen: list[str] = []
+    with sites.s3_client(models.site, s3) as client:
+        sites.upload(client, revised, "revised")
+        for left in client.list_objects_v2(Bucket=sites.ARTIFACT_BUCKET, Prefix="rolling/").get("Contents", []):
+            client.delete_object(Bucket=sites.ARTIFACT_BUCKET, Key=left["Key"])
+    models.apply("rolling", own_store)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        following = pool.submit(models.tsm, "logs", "rolling", "--follow")
+        before = wait(models, r"\d+ %, [0-9ms]+")
+    log = following.result()
+    assert (log.returncode, "is running" in log.stderr) == (0, True), log.stderr
+    assert "Parity: Passed" in log.stdout
 
-    def client_loop() -> None:
-        while not stop.is_set():
-            sent.append(1)
-            try:
-                answer = ask(url, "rolling")
-            except OSError as error:
-                failures.append(repr(error))
-                continue
-            is_old, is_new = (np.abs(answer - known).max() <= TOLERANCE for known in (old, new))
-            seen.append("old" if is_old else "new" if is_new else "wrong")
-
-    clients = [threading.Thread(target=client_loop) for _ in range(2)]
-    for client in clients:
-        client.start()
-    try:
-
-        def revise(body: Json) -> None:
-            body["spec"]["source"]["s3"]["uri"] = f"s3://{sites.SOURCE_BUCKET}/revised"
-
+    with Clients(models.url("rolling"), "rolling", old, new) as clients:
         models.apply("rolling", revise)
-        after = models.settled("rolling")
-        models.until(lambda: len(models.children("pods", "rolling")) > 0 and seen[-1] == "new", "answers of the new")
-    finally:
-        stop.set()
-        for client in clients:
-            client.join()
-    assert failures == []
+        after = wait(models, r"\d+ %, [0-9ms]+ of about [0-9ms]+")
+        models.until(lambda: clients.seen[-1:] == ["new"], "answers of the new")
+    assert clients.failures == []
     # Every request that was sent has its answer.
-    assert len(seen) == len(sent) > 50
-    assert set(seen) == {"old", "new"}
+    assert len(clients.seen) == len(clients.sent) > 50
+    assert set(clients.seen) == {"old", "new"}
     digests = [model["status"]["targets"][0]["artifact"]["digest"] for model in (before, after)]
     assert digests[0] != digests[1]
+
+    log = models.tsm("logs", "rolling")
+    assert (log.returncode, "pods that serve" in log.stderr) == (0, True), log.stderr
+    assert "warm-up" in log.stdout
+    with models.site.forward("service/versitygw", S3_PORT, "s3") as url:
+        report = models.tsm("report", "rolling", "--secret", "--endpoint", url)
+    assert report.returncode == 0, report.stderr
+    assert "Parity Passed, published" in report.stdout
+    assert f"s3://{sites.SOURCE_BUCKET}/revised" in report.stdout
 
 
 def test_operator_killed_in_the_middle_finishes_after_its_restart(models: Models) -> None:
