@@ -25,6 +25,7 @@ from tests.unit.artifacts import manifest
 from tests.unit.test_cli_access import kubeconfig
 from tests.unit.test_export_report import CANDIDATES, gathered, report
 from torchscript_operator.cli.dashboard import facts, guard
+from torchscript_operator.export.report_page import page as html_of
 
 DEADLINE_SECONDS = 60
 """For what takes a second on a quiet machine."""
@@ -274,8 +275,9 @@ def test_the_parity_report_is_shown_from_its_store(dashboard: Running, opened: O
     dashboard.cluster.add("serving")
     key = dashboard.server.get("torchscriptmodels", "ml", "minilm")["status"]["targets"][0]["key"]
     store = s3.store(f"{STORE.removeprefix('s3://models/')}/{key}")
-    content = report(manifest(candidates=CANDIDATES), evidence=gathered()).to_html()
-    store.write_bytes("report.html", content.replace(b"</body>", b"<script>document.title='run'</script></body>"))
+    content = html_of(report(manifest(candidates=CANDIDATES), evidence=gathered()))
+    scripted = content.replace("</body>", "<script>document.title='run'</script></body>")
+    store.write_bytes("report.html", scripted.encode())
     page = opened("#/ml/minilm", "sandboxed")
     expect(page.locator(".open-report")).to_be_visible()
     with page.expect_console_message(lambda said: "sandboxed" in said.text):

@@ -10,6 +10,7 @@ from torchscript_operator.artifact.manifest import Candidate, CompilerReport, Ma
 from torchscript_operator.artifact.request import Shape
 from torchscript_operator.export.evidence import Evidence
 from torchscript_operator.export.report import Report
+from torchscript_operator.export.report_page import page as html_of
 
 
 def report(found: Manifest | None = None, *, published: bool = True, evidence: Evidence | None = None) -> Report:
@@ -22,13 +23,13 @@ def failed() -> Manifest:
 
 
 def test_page_needs_no_network() -> None:
-    page = report().to_html().decode()
+    page = html_of(report())
 
     assert not re.search(r"<script|<link|<img|@import|url\(|https?://", page)
 
 
 def test_page_of_a_passed_export_says_so() -> None:
-    page = report().to_html().decode()
+    page = html_of(report())
 
     assert "Parity passed" in page
     assert "over 8 compared rows" in page
@@ -39,7 +40,7 @@ def test_page_of_a_passed_export_says_so() -> None:
 
 @pytest.mark.parametrize(("published", "said"), [(True, "published all the same"), (False, "was not published")])
 def test_page_of_a_failed_export_says_why_first(published: bool, said: str) -> None:
-    page = report(failed(), published=published).to_html().decode()
+    page = html_of(report(failed(), published=published))
 
     assert "Do not roll this out: hidden at b1-s8 differs by up to 0.5" in page
     assert said in page
@@ -49,7 +50,7 @@ def test_page_of_a_failed_export_says_why_first(published: bool, said: str) -> N
 
 def test_what_came_from_outside_is_escaped() -> None:
     source = SourceIdentity(location="s3://<script>alert(1)</script>", files_digest="f")
-    page = report(manifest(source=source, architecture="<b>Bert")).to_html().decode()
+    page = html_of(report(manifest(source=source, architecture="<b>Bert")))
 
     assert "<script" not in page
     assert "<b>" not in page
@@ -58,7 +59,7 @@ def test_what_came_from_outside_is_escaped() -> None:
 def test_page_names_the_pooling() -> None:
     pooling = Pooling(mode="mean", normalize=True, origin="default")
 
-    assert "mean, normalised (default)" in report(manifest(pooling=pooling)).to_html().decode()
+    assert "mean, normalised (default)" in html_of(report(manifest(pooling=pooling)))
 
 
 def gathered(text: str = "hello") -> Evidence:
@@ -120,25 +121,25 @@ def parsed(page: str) -> None:
 
 
 def test_page_is_well_formed_with_everything_on_it() -> None:
-    parsed(report(manifest(candidates=CANDIDATES), evidence=gathered()).to_html().decode())
+    parsed(html_of(report(manifest(candidates=CANDIDATES), evidence=gathered())))
 
 
 def test_differences_are_drawn_for_each_output() -> None:
-    page = report(evidence=gathered()).to_html().decode()
+    page = html_of(report(evidence=gathered()))
 
     assert "Distribution of the differences of logits" in page
     assert elements(page, "rect") == 1
 
 
 def test_worst_inputs_are_shown_with_their_text_escaped() -> None:
-    page = report(evidence=gathered("<script>alert(1)</script>")).to_html().decode()
+    page = html_of(report(evidence=gathered("<script>alert(1)</script>")))
 
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script" not in page
 
 
 def test_forms_are_listed_and_drawn_by_speed_and_error() -> None:
-    page = report(manifest(candidates=CANDIDATES)).to_html().decode()
+    page = html_of(report(manifest(candidates=CANDIDATES)))
 
     assert elements(page, "circle") == 3
     assert "hidden differs &lt;by far&gt;" in page
@@ -147,7 +148,7 @@ def test_forms_are_listed_and_drawn_by_speed_and_error() -> None:
 
 
 def test_page_without_a_search_has_no_table_of_forms() -> None:
-    assert "Forms that were measured" not in report().to_html().decode()
+    assert "Forms that were measured" not in html_of(report())
 
 
 def test_gate_says_which_bound_broke_and_who_set_it() -> None:
@@ -179,7 +180,7 @@ def test_nan_breaks_its_bound() -> None:
 
     broken = {bound.name for bound in found.bounds if bound.kept is False}
     assert "NaN or infinite values" in broken
-    parsed(found.to_html().decode())
+    parsed(html_of(found))
 
 
 def test_json_holds_the_answer_and_the_evidence() -> None:
@@ -205,7 +206,7 @@ def test_values_that_are_all_the_same_are_told_and_not_drawn() -> None:
     inputs = {"input_ids": ids, "attention_mask": ids}
     evidence.add("logits", Shape(batch=1, sequence=8), "texts", inputs, expected, expected, None)
 
-    page = report(evidence=evidence).to_html().decode()
+    page = html_of(report(evidence=evidence))
 
     assert "All 2 values are the same as eager" in page
     assert elements(page, "svg") == 0
@@ -221,7 +222,7 @@ def test_page_lists_what_a_compiler_left_on_the_cpu() -> None:
         cpu_operators={"aten::embedding": 3},
     )
 
-    page = report(manifest(compiler_reports=(compiled,))).to_html().decode()
+    page = html_of(report(manifest(compiler_reports=(compiled,))))
 
     assert "On the device, decoder b1-s8" in page
     assert "548 of 565 operators in 1 sub-graphs; left on the CPU: aten::embedding 3 times" in page

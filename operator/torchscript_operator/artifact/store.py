@@ -1,5 +1,7 @@
 """Where artifacts lie: publishing one so that it is whole or absent, and fetching one so that nothing else is read."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -80,29 +82,44 @@ def open_store(
     raise WorkerError(FailureReason.INVALID_REQUEST, message)
 
 
-def publish(store: Store, manifest: Manifest, files: Path) -> ArtifactReference:
-    """Upload an artifact's files, then its manifest by digest, then the manifest that marks the key as complete.
+@dataclass(frozen=True)
+class Mark:
+    """The document that says what a key's files are, and by its presence that all of them are there."""
+
+    name: str
+    encode: Callable[[Manifest], bytes]
+    """The bytes that are stored, and whose SHA-256 is the artifact's digest."""
+    decode: Callable[[bytes], Manifest]
+    """Raises ValidationError for anything else."""
+
+
+PROVEN = Mark(MANIFEST_NAME, Manifest.encode, Manifest.model_validate_json)
+"""What servers read."""
+
+
+def publish(store: Store, manifest: Manifest, files: Path, mark: Mark = PROVEN) -> ArtifactReference:
+    """Upload an artifact's files, then its mark by digest, then the mark that says the key is complete.
 
     `files` is a folder with every file of the manifest by its plain name. Interrupted anywhere, it can be run again,
     and any number of processes may publish one key at a time.
     """
-    encoded = manifest.encode()
+    encoded = mark.encode(manifest)
     sha256 = digests.of_bytes(encoded)
     for entry in manifest.files:
         store.upload(f"{manifest.key}/{entry.path}", files / entry.name)
-    store.write_bytes(f"{manifest.key}/{sha256}/{MANIFEST_NAME}", encoded)
-    store.write_bytes(f"{manifest.key}/{MANIFEST_NAME}", encoded)
+    store.write_bytes(f"{manifest.key}/{sha256}/{mark.name}", encoded)
+    store.write_bytes(f"{manifest.key}/{mark.name}", encoded)
     return _reference(store, manifest, sha256)
 
 
-def find_complete(store: Store, key: str) -> tuple[Manifest, ArtifactReference] | None:
-    """The artifact of a key when its manifest can be read and every file is there at its size; else None.
+def find_complete(store: Store, key: str, mark: Mark = PROVEN) -> tuple[Manifest, ArtifactReference] | None:
+    """The artifact of a key when its mark can be read and every file is there at its size; else None.
 
     Contents are not read: whoever loads the artifact verifies them by `fetch`.
     """
     try:
-        encoded = store.read_bytes(f"{key}/{MANIFEST_NAME}")
-        manifest = Manifest.model_validate_json(encoded)
+        encoded = store.read_bytes(f"{key}/{mark.name}")
+        manifest = mark.decode(encoded)
     except ValidationError:
         return None
     except WorkerError as error:
@@ -110,35 +127,41 @@ def find_complete(store: Store, key: str) -> tuple[Manifest, ArtifactReference] 
             return None
         raise
     sha256 = digests.of_bytes(encoded)
-    if manifest.key != key or store.size(f"{key}/{sha256}/{MANIFEST_NAME}") != len(encoded):
+    if manifest.key != key or store.size(f"{key}/{sha256}/{mark.name}") != len(encoded):
         return None
     if any(store.size(f"{key}/{entry.path}") != entry.size_bytes for entry in manifest.files):
         return None
     return manifest, _reference(store, manifest, sha256)
 
 
-def fetch(store: Store, digest: str, to: Path) -> Manifest:
-    """Download the artifact whose manifest has this digest (sha256:<hex>) into a folder, every byte verified.
+def fetch(store: Store, digest: str, to: Path, mark: Mark = PROVEN, key: str | None = None) -> Manifest:
+    """Download the artifact whose mark has this digest (sha256:<hex>) into a folder, every byte verified.
 
-    The store's uri ends in the artifact's key. Files that lie in the folder already and verify are kept, so that a
-    restarted container does not download again. WorkerError ARTIFACT_NOT_FOUND or DIGEST_MISMATCH.
+    The store's uri ends in the artifact's key, or the key is given. Files that lie in the folder already and verify are
+    kept, so that a restarted container does not download again. WorkerError ARTIFACT_NOT_FOUND, DIGEST_MISMATCH, or
+    INVALID_REQUEST for a mark of another release.
     """
+    below = f"{key}/" if key else ""
     sha256 = digest.removeprefix(digests.PREFIX)
-    encoded = store.read_bytes(f"{sha256}/{MANIFEST_NAME}")
+    path = f"{below}{sha256}/{mark.name}"
+    encoded = store.read_bytes(path)
     found = digests.of_bytes(encoded)
     if found != sha256:
-        message = f"{store.uri}/{sha256}/{MANIFEST_NAME} has SHA-256 {found} instead of {sha256}."
+        message = f"{store.uri}/{path} has SHA-256 {found} instead of {sha256}."
         raise WorkerError(FailureReason.DIGEST_MISMATCH, message)
     try:
-        manifest = Manifest.model_validate_json(encoded)
+        manifest = mark.decode(encoded)
     except ValidationError as error:
-        message = f"{store.uri} holds a manifest that this worker cannot read ({error.error_count()} errors)."
+        message = f"{store.uri}/{path} cannot be read by this worker ({error.error_count()} errors)."
         raise WorkerError(FailureReason.INVALID_REQUEST, message) from error
+    if key not in {None, manifest.key}:
+        message = f"{store.uri}/{path} is of the key {manifest.key}."
+        raise WorkerError(FailureReason.DIGEST_MISMATCH, message)
     for entry in manifest.files:
         target = to / Path(entry.name).name
         if not (target.is_file() and digests.of_file(target) == entry.sha256):
-            store.download(entry.path, target, entry.sha256)
-    (to / MANIFEST_NAME).write_bytes(encoded)
+            store.download(f"{below}{entry.path}", target, entry.sha256)
+    (to / mark.name).write_bytes(encoded)
     return manifest
 
 

@@ -1,11 +1,9 @@
-"""What boto3 and the file system raise, as failure classes; sources and artifact stores share the mapping."""
+"""What the file system raises, as failure classes; sources and artifact stores share the mapping."""
 
 import errno
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from urllib.parse import urlsplit
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
@@ -46,30 +44,31 @@ def without_userinfo(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
+def of_system(error: Exception, reasons: StoreReasons) -> tuple[FailureReason | None, str]:
+    """The class of an error and what may be said of it; None for one that the operating system does not raise."""
+    if isinstance(error, OSError):
+        return _of_errno(error.errno, reasons), error.strerror or type(error).__name__
+    return None, ""
+
+
 @contextmanager
-def mapped(action: str, where: str, reasons: StoreReasons) -> Iterator[None]:
-    """Turn errors of boto3 and the operating system into WorkerError; `where` has to be free of secrets.
+def mapped(
+    action: str,
+    where: str,
+    reasons: StoreReasons,
+    classify: Callable[[Exception, StoreReasons], tuple[FailureReason | None, str]] = of_system,
+) -> Iterator[None]:
+    """Turn the errors that `classify` knows into WorkerError; `where` has to be free of secrets.
 
     Only error codes enter the message: what a server writes beside them may repeat what it was sent.
     """
     try:
         yield
     except Exception as error:
-        reason, found = _of(error, reasons)
+        reason, found = classify(error, reasons)
         if reason is None:
             raise
         raise WorkerError(reason, f"Cannot {action} {where}: {found}.") from error
-
-
-def _of(error: Exception, reasons: StoreReasons) -> tuple[FailureReason | None, str]:
-    # What was never imported has raised nothing; with a folder, serving pods start without its time and memory.
-    if "botocore" in sys.modules:
-        reason, found = import_module("torchscript_operator.artifact.store_s3_errors").of_boto(error, reasons)
-        if reason is not None:
-            return reason, found
-    if isinstance(error, OSError):
-        return _of_errno(error.errno, reasons), error.strerror or type(error).__name__
-    return None, ""
 
 
 def _of_errno(number: int | None, reasons: StoreReasons) -> FailureReason:

@@ -14,7 +14,8 @@ from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.request import StoreLocation
 from torchscript_operator.artifact.store_credentials import Credentials
-from torchscript_operator.artifact.store_errors import ARTIFACT_REASONS, StoreReasons, mapped, without_userinfo
+from torchscript_operator.artifact.store_errors import ARTIFACT_REASONS, StoreReasons, without_userinfo
+from torchscript_operator.artifact.store_s3_errors import mapped
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -1,10 +1,12 @@
 """What boto3 raises, as failure classes."""
 
+from functools import partial
 from typing import Any
 
 from botocore import exceptions as boto
 from urllib3.exceptions import HTTPError
 
+from torchscript_operator.artifact import store_errors
 from torchscript_operator.artifact.failures import FailureReason
 from torchscript_operator.artifact.store_errors import StoreReasons
 
@@ -31,7 +33,7 @@ _CREDENTIAL_ERRORS = (
 
 
 def of_boto(error: Exception, reasons: StoreReasons) -> tuple[FailureReason | None, str]:
-    """The class of an error and what may be said of it; None for one that boto3 does not raise."""
+    """The class of an error and what may be said of it; None for one that neither boto3 nor the system raises."""
     name = type(error).__name__
     if isinstance(error, boto.ClientError):
         return _of_response(error.response, reasons)
@@ -41,7 +43,11 @@ def of_boto(error: Exception, reasons: StoreReasons) -> tuple[FailureReason | No
         return reasons.container_missing, f"the address is not valid ({name})"
     if isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError | HTTPError):
         return reasons.unreachable, name
-    return None, ""
+    return store_errors.of_system(error, reasons)
+
+
+mapped = partial(store_errors.mapped, classify=of_boto)
+"""store_errors.mapped for what boto3 raises, too."""
 
 
 def _of_response(response: Any, reasons: StoreReasons) -> tuple[FailureReason, str]:

@@ -1,35 +1,30 @@
 """The stages that need torch: load, trace, axes, parity, and the files of the artifact."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from torchscript_operator.artifact import digest, tolerances
-from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.golden import GoldenCase
 from torchscript_operator.artifact.manifest import Candidate, CompilerReport, Manifest, OutputParity, Parity
 from torchscript_operator.artifact.parity import Bounds, verdict
 from torchscript_operator.artifact.pending import unproven
 from torchscript_operator.artifact.request import ExportRequest, Shape, Tolerances
 from torchscript_operator.artifact.threads import available_threads
-from torchscript_operator.export import architectures, compare, fastest, package, tokenizer
+from torchscript_operator.export import architectures, compare, fastest, package
 from torchscript_operator.export.backends import Backend
 from torchscript_operator.export.backends.torchscript import TorchScript
-from torchscript_operator.export.compare import AxisKinds, Case, Pair, Remembered, run_at
+from torchscript_operator.export.compare import AxisKinds, Case, Pair, run_at
 from torchscript_operator.export.evidence import Evidence
 from torchscript_operator.export.fastest import Part
 from torchscript_operator.export.inputs import SENTENCES, Batch, InputMaker
+from torchscript_operator.export.loading import Loaded, load
 from torchscript_operator.export.logs import Progress
-from torchscript_operator.export.model import Forward, LoadedModel, eager, load
 from torchscript_operator.export.package import Built, Compiled, ModelFile
 from torchscript_operator.export.precision import FIXED_FORMS, Form, linear_layers, lower
 from torchscript_operator.export.source import ResolvedSource
 from torchscript_operator.export.tasks import Task
-from torchscript_operator.export.untie import untie
 
 PROVENANCE_NAME = "torchscript-operator.json"
 """Extra file inside each compiled model that says where it came from."""
@@ -37,17 +32,6 @@ REMEMBERED_BYTES = 32_000_000
 """Eager answers kept in memory: the golden ones are needed twice."""
 REMEMBERED_SEARCH_BYTES = 512_000_000
 """The same for a search, where every form is compared with all of them."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The eager side, ready to compare with."""
-
-    model: LoadedModel
-    tokenizer: tokenizer.LoadedTokenizer
-    reference: Forward
-    maker: InputMaker
-    untied: int
 
 
 class Builder:
@@ -125,20 +109,16 @@ class Builder:
 
         with self._progress.stage("load", "Loading the eager model"):
             torch.set_num_threads(available_threads())
-            loaded_tokenizer = tokenizer.load(
-                self._resolved.folder, (*SENTENCES, *samples), remote_code="RemoteCode" in (self._request.trust or ())
+            return load(
+                self._resolved.folder,
+                self._config,
+                self._task,
+                samples,
+                self._request.trust or (),
+                self._largest,
+                REMEMBERED_SEARCH_BYTES if self._searches else REMEMBERED_BYTES,
+                self._progress.say,
             )
-            known = architectures.ARCHITECTURES.get(str(self._config["model_type"]))
-            attention = known.attention if known else None
-            model = load(self._resolved.folder, self._config, self._task, attention, self._request.trust or ())
-            architecture = architectures.of_model(model.module, loaded_tokenizer)
-            maker = InputMaker(
-                loaded_tokenizer, architecture.inputs, model.vocabulary_size, self._task.texts, architecture.segments
-            )
-            reference = eager(model, self._task)
-            untied = self._untie(model, reference, maker)
-            room = REMEMBERED_SEARCH_BYTES if self._searches else REMEMBERED_BYTES
-            return Loaded(model, loaded_tokenizer, Remembered(reference, room), maker, untied)
 
     def golden(self, loaded: Loaded) -> list[GoldenCase]:
         """Eager's answers that every serving pod replays."""
@@ -183,7 +163,8 @@ class Builder:
     ) -> Manifest:
         with self._progress.stage("package", "Writing the files"):
             package.write_small_files(compiled.folder, self._resolved.folder, loaded.tokenizer, cases)
-            example = self._reference_at(loaded, loaded.maker.synthetic(Shape(batch=1, sequence=1), masked=False))
+            least = loaded.maker.synthetic(Shape(batch=1, sequence=1), masked=False)
+            example = run_at(least.shape, "The eager model", lambda: loaded.reference(least.inputs))
             return Manifest(
                 key=key,
                 source=self._resolved.identity,
@@ -235,19 +216,6 @@ class Builder:
 
     def _backend_of(self, form: Form) -> Backend:
         return TorchScript(frozen=form.frozen) if self._lowers else self._backend
-
-    def _untie(self, model: LoadedModel, reference: Forward, maker: InputMaker) -> int:
-        """Untie, and prove that it changed nothing. WorkerError COMPILATION_FAILED when it did."""
-        probe = maker.synthetic(Shape(batch=2, sequence=min(8, self._largest.sequence)), masked=True)
-        before = run_at(probe.shape, "The eager model", lambda: reference(probe.inputs))
-        untied = untie(model.module)
-        if untied:
-            after = run_at(probe.shape, "The eager model", lambda: reference(probe.inputs))
-            if any(not np.array_equal(before[name], after[name], equal_nan=True) for name in before):
-                message = f"Untying {untied} shared weights changed the model's outputs."
-                raise WorkerError(FailureReason.COMPILATION_FAILED, message)
-            self._progress.say(f"Untied {untied} shared weights")
-        return untied
 
     @staticmethod
     def _trace(
@@ -332,7 +300,3 @@ class Builder:
             yield Case("texts and random tokens", mixed)
         yield from (Case("texts", batch) for batch in maker.of_texts(texts, shape))
         yield from (Case("random tokens", maker.synthetic(shape, masked=masked)) for masked in (True, False))
-
-    @staticmethod
-    def _reference_at(loaded: Loaded, batch: Batch) -> Mapping[str, Any]:
-        return run_at(batch.shape, "The eager model", lambda: loaded.reference(batch.inputs))

@@ -25,12 +25,13 @@ from torchscript_operator.artifact.manifest import (
 from torchscript_operator.artifact.parity import Comparison, verdict
 from torchscript_operator.artifact.request import Shape, Tolerances
 from torchscript_operator.export import compare, fastest, package
-from torchscript_operator.export.build import Builder, Loaded
+from torchscript_operator.export.build import Builder
 from torchscript_operator.export.compare import AxisKinds, Case
 from torchscript_operator.export.evidence import Evidence
 from torchscript_operator.export.fastest import Part
 from torchscript_operator.export.generation_parts import DecoderMaker, Search
 from torchscript_operator.export.inputs import SENTENCES, InputMaker
+from torchscript_operator.export.loading import Loaded
 from torchscript_operator.export.package import Compiled, ModelFile
 from torchscript_operator.export.precision import Form, linear_layers, lower
 from torchscript_operator.export.search import smallest_cosine

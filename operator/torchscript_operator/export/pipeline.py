@@ -22,7 +22,7 @@ from torchscript_operator.artifact.outcome import (
     ParitySummary,
 )
 from torchscript_operator.artifact.parity import Bounds, describe, worst_first
-from torchscript_operator.artifact.pending import find_pending, publish_pending
+from torchscript_operator.artifact.pending import PENDING
 from torchscript_operator.artifact.request import ExportRequest
 from torchscript_operator.artifact.store import Credentials, Store, find_complete, open_store, publish
 from torchscript_operator.export import architectures, backends, files, inputs, key, report, source, tasks
@@ -141,7 +141,7 @@ class _Export:
         self._know(manifest)
         if deferred:
             with self._progress.stage("upload", f"Uploading to {store.uri}, to be proven"):
-                self._known.pending = publish_pending(store, manifest, folder)
+                self._known.pending = publish(store, manifest, folder, PENDING)
                 self._progress.know(digest=self._known.pending.digest)
             return
         self._upload(store, manifest, folder, len(samples), builder.evidence)
@@ -191,7 +191,7 @@ class _Export:
 
     def _is_compiled(self, store: Store, artifact_key: str) -> bool:
         """Whether the key is compiled and waits for its proof."""
-        compiled = find_pending(store, artifact_key)
+        compiled = find_complete(store, artifact_key, PENDING)
         if compiled is None:
             return False
         manifest, self._known.pending = compiled
@@ -204,12 +204,15 @@ class _Export:
         self, store: Store, manifest: Manifest, folder: Path, samples: int, evidence: "Evidence | None" = None
     ) -> None:
         """Upload the report, then the artifact; a failed verdict under Enforce stops after the report."""
+        # Only exports that come this far make a page.
+        from torchscript_operator.export.report_page import page  # noqa: PLC0415
+
         passed = manifest.parity.verdict == "Passed"
         published = passed or self._request.parity.policy == "Warn"
         with self._progress.stage("upload", f"Uploading to {store.uri}"):
             written = report.Report(manifest, published, samples, self._progress.seconds, evidence)
             store.write_bytes(f"{manifest.key}/{report.JSON_NAME}", written.to_json())
-            store.write_bytes(f"{manifest.key}/{report.HTML_NAME}", written.to_html())
+            store.write_bytes(f"{manifest.key}/{report.HTML_NAME}", page(written).encode())
             uri = f"{store.uri}/{manifest.key}/{report.HTML_NAME}"
             self._known.parity = _summary(manifest.parity, uri)
             if published:

@@ -64,13 +64,6 @@ class Report:
         }
         return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode()
 
-    def to_html(self) -> bytes:
-        """Encode report.html."""
-        # Only exports that come this far make a page.
-        from torchscript_operator.export.report_page import page  # noqa: PLC0415
-
-        return page(self).encode()
-
     @property
     def passed(self) -> bool:
         """Whether the gate let it through."""

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.manifest import Manifest
-from torchscript_operator.artifact.pending import fetch_pending
+from torchscript_operator.artifact.pending import PENDING
 from torchscript_operator.artifact.request import ExportRequest, HuggingFaceSource, Source
-from torchscript_operator.artifact.store import Store
+from torchscript_operator.artifact.store import Store, fetch
 from torchscript_operator.export import files, inputs, key, source
 from torchscript_operator.export.backends import Backend
-from torchscript_operator.export.evidence import Evidence
 from torchscript_operator.export.logs import Progress
 from torchscript_operator.export.tasks import Task
 
@@ -66,13 +65,14 @@ class Verifier:
 
         WorkerError of the store, or INVALID_REQUEST for what was compiled by another compiler or in another way.
         """
-        if self._request.pending is None:
+        pending = self._request.pending
+        if pending is None:
             raise WorkerError(FailureReason.INVALID_REQUEST, "The request names nothing to verify.")
         folder = self._scratch / "artifact"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         with self._progress.stage("fetch", "Fetching what was compiled"):
-            manifest = fetch_pending(self._store, self._request.pending, folder)
+            manifest = fetch(self._store, pending.digest, folder, PENDING, pending.key)
         if manifest.compilation != self._request.compilation:
             made = manifest.compilation.to_json()
             message = f"What lies under {manifest.key} was compiled otherwise than asked for: {made}."

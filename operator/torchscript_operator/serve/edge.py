@@ -10,19 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torchscript_operator.serve.access import Tokens
 from torchscript_operator.serve.errors import SERVER_ERROR, unauthenticated
 from torchscript_operator.serve.exchange import STARTED, json_response
+from torchscript_operator.serve.metrics import OTHER_ROUTE, PROBES
 from torchscript_operator.serve.state import State
 
 LOGGER = logging.getLogger(__name__)
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 """A client's X-Request-Id that is passed on; anything else could forge log lines and is replaced."""
-PROBES = ("/v2/health/", "/metrics")
-"""Paths that are asked every few seconds."""
 OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
 """Paths that need no token: the kubelet has none."""
 CLIENT_GONE = 499
 """Logged when the client went away before its answer; never sent."""
-OTHER_ROUTE = "other"
-"""Label of every path that is no route, so that scanners cannot fill the metrics."""
 
 
 class Edge:

@@ -20,6 +20,10 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Buckets of batch sizes."""
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 0.9, 1.0)
 """Buckets of the padding's share of a batch."""
+PROBES = ("/v2/health/", "/metrics")
+"""Paths that are asked every few seconds."""
+OTHER_ROUTE = "other"
+"""Label of every path that is no route, so that scanners cannot fill the metrics."""
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """Of the exposition."""
 

@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torchscript_operator import __version__
 from torchscript_operator.artifact.request import ServeRequest
-from torchscript_operator.serve.edge import OTHER_ROUTE, PROBES
 from torchscript_operator.serve.engine import Engine
 from torchscript_operator.serve.errors import SERVER_ERROR
+from torchscript_operator.serve.metrics import OTHER_ROUTE, PROBES
 from torchscript_operator.serve.rows import Computed, Result, Row, Runner
 
 EXPORTERS = {"http/protobuf": "http", "grpc": "grpc"}
