@@ -3,13 +3,14 @@
 import json
 import queue
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.http_server import listening
 
 Json = dict[str, Any]
 PATH = re.compile(r"/(?:api|apis)/(?P<version>v1|[^/]+/[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)")
@@ -114,7 +115,7 @@ class ApiServer:
                 self._watches.remove((plural, told))
 
 
-def handler(server: ApiServer) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - one method for each kind of answer
+def handler(server: ApiServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -158,31 +159,14 @@ def handler(server: ApiServer) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - 
                     self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
             self.wfile.write(b"0\r\n\r\n")
 
-        def log_message(self, *_: object) -> None:
-            return
-
     return Handler
-
-
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *told: Any) -> None:
-        # A reader may go at any time.
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(*told)
 
 
 @contextmanager
 def serving() -> Iterator[ApiServer]:
     server = ApiServer()
-    with _Listener(("127.0.0.1", 0), handler(server)) as running:
-        server.port = running.server_address[1]
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with listening(handler(server)) as server.port:
         try:
             yield server
         finally:
             server.close()
-            running.shutdown()
-            thread.join()

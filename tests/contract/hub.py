@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+
+from tests.http_server import listening
 
 REPOSITORY = "owner/tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -96,9 +96,6 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a class a
             if self.command == "GET":
                 self.wfile.write(content)
 
-        def log_message(self, *_: Any) -> None:
-            """Keep the test's output to itself."""
-
     return Handler
 
 
@@ -106,13 +103,6 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a class a
 def serving(folder: Path) -> Iterator[Hub]:
     """Serve a model folder as REPOSITORY on a free port."""
     hub = Hub(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with listening(handler(hub)) as port:
+        hub.endpoint = f"http://127.0.0.1:{port}"
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -96,7 +96,7 @@ async def running(
 REQUESTS = st.lists(st.lists(st.integers(1, 100), min_size=1, max_size=12), min_size=1, max_size=25)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(REQUESTS, st.integers(1, 3))
 def test_every_row_is_answered_once_with_its_own_result(requests: list[list[int]], workers: int) -> None:
     runner = FakeRunner()
@@ -111,7 +111,7 @@ def test_every_row_is_answered_once_with_its_own_result(requests: list[list[int]
     assert sum(map(len, runner.batches)) == sum(map(len, rows))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(REQUESTS)
 def test_no_batch_is_larger_than_its_bounds(requests: list[list[int]]) -> None:
     runner = FakeRunner()

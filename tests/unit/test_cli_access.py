@@ -2,17 +2,17 @@
 
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.http_server import listening
 from torchscript_operator.cli.cluster import access
 from torchscript_operator.cli.cluster.access import ApiError, Cluster, Options, connect
 from torchscript_operator.cli.errors import CliError
@@ -46,24 +46,14 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
         do_GET = do_POST = do_PATCH = reply  # noqa: N815 - the library's names
 
-        def log_message(self, *_: object) -> None:
-            return
-
     return Handler
 
 
 @contextmanager
 def serving(answer: Callable[[str], tuple[int, bytes]]) -> Iterator[Server]:
     server = Server(answer)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(server)) as running:
-        server.port = running.server_address[1]
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            running.shutdown()
-            thread.join()
+    with listening(handler(server)) as server.port:
+        yield server
 
 
 def kubeconfig(folder: Path, port: int, **user: object) -> str:

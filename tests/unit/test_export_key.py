@@ -148,7 +148,7 @@ def with_field(request: ExportRequest, name: str, value: Any) -> ExportRequest:
 
 
 @given(data=st.data(), name=st.sampled_from(sorted(VALUES)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_two_values_of_any_field_have_two_keys(data: st.DataObject, name: str) -> None:
     first, second = data.draw(VALUES[name]), data.draw(VALUES[name])
     request = export_request()
@@ -161,7 +161,6 @@ def test_any_two_values_of_any_field_have_two_keys(data: st.DataObject, name: st
 
 
 @given(first=BUCKETS, second=BUCKETS)
-@settings(deadline=None)
 def test_any_two_sets_of_shapes_have_two_keys(first: set[tuple[int, int]], second: set[tuple[int, int]]) -> None:
     keys = [
         of(shapes=[{"batch": batch, "sequence": sequence} for batch, sequence in shapes]) for shapes in (first, second)
@@ -175,7 +174,6 @@ DIGESTS = st.tuples(TEXT, TEXT, st.dictionaries(TEXT, TEXT, max_size=3))
 
 
 @given(first=DIGESTS, second=DIGESTS)
-@settings(deadline=None)
 def test_any_other_source_samples_or_versions_have_another_key(first: Any, second: Any) -> None:
     keys = [key.of_export(export_request(), *given) for given in (first, second)]
 

@@ -55,7 +55,7 @@ def test_greedy_takes_the_best_token_each_time(text: int) -> None:
 
 
 @given(st.integers(0, 300))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_beams_that_keep_everything_find_the_likeliest_sequence(text: int) -> None:
     never = SETTINGS.model_copy(update={"length_penalty": "0.0", "early_stopping": "never"})
     rows = VOCABULARY**3
@@ -73,7 +73,7 @@ def test_beams_that_keep_everything_find_the_likeliest_sequence(text: int) -> No
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=4), st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_text_is_answered_alike_in_any_batch(texts: list[int], beams: int) -> None:
     together = generate(
         SETTINGS,

@@ -43,7 +43,7 @@ def check_form(batch: Batch, shape: Shape) -> None:
 
 
 @given(shape=SHAPES, texts=st.lists(st.text(min_size=1), min_size=1, max_size=6))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_texts_fill_batches_of_the_bucket(maker: InputMaker, shape: Shape, texts: list[str]) -> None:
     batches = list(maker.of_texts(texts, shape))
 
@@ -53,7 +53,7 @@ def test_texts_fill_batches_of_the_bucket(maker: InputMaker, shape: Shape, texts
 
 
 @given(shape=SHAPES, masked=st.booleans())
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_synthetic_ids_are_real_tokens_and_the_same_each_time(maker: InputMaker, shape: Shape, masked: bool) -> None:
     batch = maker.synthetic(shape, masked=masked)
 
@@ -134,7 +134,7 @@ def test_long_pair_is_cut_but_keeps_both_texts(maker: InputMaker) -> None:
 
 
 @given(shape=SHAPES, masked=st.booleans())
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_synthetic_pairs_have_both_segments_only_where_tokens_are(
     maker: InputMaker, shape: Shape, masked: bool
 ) -> None:

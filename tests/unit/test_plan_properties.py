@@ -116,7 +116,7 @@ ACTIONS: dict[str, Action] = {
     "nothing": unchanged,
 }
 histories = st.lists(st.sampled_from(sorted(ACTIONS)), max_size=20)
-checked = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+checked = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
 def replay(history: list[str], after: Callable[[World], None], *, passes: int = 1) -> World:

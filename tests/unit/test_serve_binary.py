@@ -19,7 +19,7 @@ SHAPES = st.lists(st.integers(0, 5), max_size=3)
 LENGTHS = st.one_of(st.none(), st.text(max_size=6), st.integers(0, 40).map(str))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=40), LENGTHS)
 def test_any_body_and_length_is_split_or_refused(body: bytes, declared: str | None) -> None:
     try:
@@ -30,7 +30,7 @@ def test_any_body_and_length_is_split_or_refused(body: bytes, declared: str | No
     assert bytes(head) + bytes(rest) == body
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=40), st.lists(st.integers(-3, 20), max_size=5))
 def test_any_sizes_use_all_bytes_or_are_refused(rest: bytes, sizes: list[int]) -> None:
     try:
@@ -42,7 +42,7 @@ def test_any_sizes_use_all_bytes_or_are_refused(rest: bytes, sizes: list[int]) -
     assert b"".join(pieces) == rest
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60), SHAPES, st.sampled_from([*binary.TYPES, "BYTES", "BF16", ""]))
 def test_any_bytes_are_numbers_of_their_shape_or_refused(raw: bytes, shape: list[int], datatype: str) -> None:
     try:
@@ -53,7 +53,7 @@ def test_any_bytes_are_numbers_of_their_shape_or_refused(raw: bytes, shape: list
     assert found.tobytes() == raw
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.one_of(st.binary(max_size=60), st.lists(st.binary(max_size=8)).map(binary.encode_texts)), SHAPES)
 def test_any_bytes_are_elements_of_their_shape_or_refused(raw: bytes, shape: list[int]) -> None:
     try:
@@ -271,7 +271,7 @@ def spoiled(draw: st.DrawFn) -> tuple[bytes, dict[str, str]]:
 def test_spoiled_requests_never_end_in_a_fault_of_ours() -> None:
     with live() as server, httpx.Client(base_url=server.url) as client:
 
-        @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+        @settings(max_examples=300, derandomize=True, database=None)
         @given(spoiled())
         def attack(sent: tuple[bytes, dict[str, str]]) -> None:
             body, headers = sent

@@ -47,7 +47,6 @@ def test_a_fuzzer_finds_no_fault_and_nothing_undocumented(server: Live, method: 
 
     @settings(
         max_examples=60 if (method, path) in COMPUTING else 5,
-        deadline=None,
         derandomize=True,
         database=None,
         phases=[Phase.generate],

@@ -30,7 +30,7 @@ def alone(ids: list[int], want: Want) -> Any:
     return toy_runner().run([make_row(ids, want)], alone=True).results[0]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(KINDS, KINDS, st.lists(st.tuples(IDS, st.sampled_from(["answer", "outputs"])), min_size=1, max_size=4))
 def test_company_and_padding_change_no_result(
     batch: str, sequence: str, given_rows: list[tuple[list[int], Any]]

@@ -11,7 +11,6 @@ from tests.unit.world import World
 Json = dict[str, Any]
 checked = settings(
     max_examples=20,
-    deadline=None,
     derandomize=True,
     phases=[Phase.generate],  # an example that shows a fault is made smaller by hand: by machine it takes minutes
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],

@@ -2,12 +2,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.http_server import listening
 from tests.unit.artifacts import FILES, manifest, write_files
 from torchscript_operator.artifact import digest, store_errors
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
@@ -285,17 +286,8 @@ def answering(*answers: Answer) -> Iterator[tuple[str, list[str | None]]]:
             self.wfile.write(content)
             self.close_connection = True
 
-        def log_message(self, *_: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://user:hidden@127.0.0.1:{server.server_port}", ranges
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with listening(Handler) as port:
+        yield f"http://user:hidden@127.0.0.1:{port}", ranges
 
 
 def error_page(code: str) -> bytes:
