@@ -133,6 +133,19 @@ def test_several_pods_are_told_apart_and_followed_together(cluster: FakeCluster)
     assert sorted(tsm("-f").stdout.splitlines()) == sorted(f"{name}  from {name}" for name in names)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "shown"),
+    [
+        ({"succeeded": True, "artifact": {"uri": "s3://models/key"}}, "[dim]s3://models/key[/]"),
+        ({"succeeded": True, "pending": {"uri": "s3://models/key"}}, "[dim]s3://models/key[/]"),
+        ({"failure": {"reason": "ShapeTooLong", "message": "512 at most."}}, "[bold red]ShapeTooLong: 512 at most.[/]"),
+    ],
+)
+def test_end_of_an_export_says_what_it_came_to(outcome: dict[str, Any], shown: str) -> None:
+    line = {"time": "2026-11-27T06:19:12.272Z", "level": "info", "message": "The export has ended", "outcome": outcome}
+    assert pod_logs.pretty(json.dumps(line)) == f"[dim]06:19:12.272[/]  The export has ended  {shown}"
+
+
 def test_errors_and_traces_stand_out() -> None:
     text = pod_logs.pretty(json.dumps({"level": "error", "message": "No.", "exception": "Trace\nback"}))
     assert "[bold red]No.[/]" in text

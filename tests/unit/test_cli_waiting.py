@@ -51,11 +51,18 @@ def test_lines_that_are_not_a_workers_are_passed_over(text: str) -> None:
 
 
 @pytest.mark.parametrize(("now", "share"), [(0, 0.0), (50, 0.5), (89, 0.89), (500, 0.9)])
-def test_share_follows_what_an_earlier_export_took(now: float, share: float) -> None:
+def test_share_follows_what_the_stages_of_an_earlier_export_took(now: float, share: float) -> None:
     run = progress.read(WHOLE[:1] if now == 0 else WHOLE[:3])
-    found = progress.estimate(now, run, Earlier(120, progress.read(WHOLE)), START + timedelta(seconds=now))
+    found = progress.estimate(now, run, Earlier(100, progress.read(WHOLE)), START + timedelta(seconds=now))
     assert found.share == pytest.approx(share)
-    assert found.expected == 120
+    assert found.expected == 100
+
+
+@pytest.mark.parametrize(("until_began", "done"), [(0, 50), (15, 65), (300, 70)])
+def test_share_counts_the_pods_start_as_far_as_the_earlier_one_took_so_long(until_began: float, done: float) -> None:
+    earlier = Earlier(120, progress.read(WHOLE))
+    found = progress.estimate(until_began + 50, progress.read(WHOLE[:3]), earlier, START + timedelta(seconds=50))
+    assert found.share == pytest.approx(done / 120)
 
 
 def test_share_without_an_earlier_export_follows_the_stages() -> None:
@@ -247,10 +254,10 @@ def test_step_of_a_running_export_has_stage_share_and_time() -> None:
     runs: dict[str, Run] = {job: progress.read(WHOLE[:3])}
     earlier: dict[str, Earlier | None] = {job: Earlier(120, progress.read(WHOLE))}
     (step,) = waiting.steps(view, runs, earlier, START + timedelta(seconds=50))
-    assert waiting.line(step) == "minilm/cpu: exporting: trace (50 %, 50s of about 2m, Doing)"
+    assert waiting.line(step) == "minilm/cpu: exporting: trace (42 %, 50s of about 2m, Doing)"
     stream = io.StringIO()
     Console(file=stream, width=160).print(waiting.drawing([step]))
-    assert "50 % 50s of about 2m" in stream.getvalue()
+    assert "42 % 50s of about 2m" in stream.getvalue()
 
 
 def test_log_of_the_running_job_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:

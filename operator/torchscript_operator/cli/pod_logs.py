@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +19,7 @@ from torchscript_operator.controller.model import COMPONENT_LABEL, EXPORT, SERVI
 from torchscript_operator.controller.observed import is_true, label
 
 COMPONENTS = (EXPORT, VERIFY, SERVING)
-SHOWN_FIELDS = frozenset({"time", "level", "logger", "message", "stage", "exception", "model", "target"})
+SHOWN_FIELDS = frozenset({"time", "level", "logger", "message", "stage", "exception", "model", "target", "outcome"})
 """Fields of a line that have a place of their own, or that all lines of a pod share."""
 STYLES = {"warning": "yellow", "error": "bold red", "critical": "bold red", "debug": "dim"}
 POLL_SECONDS = 1.0
@@ -194,4 +195,16 @@ def pretty(text: str) -> str:
     parts = [f"[dim]{clock}[/]", f"{stage:<9}" if stage else "", f"[{style}]{said}[/]" if style else said]
     shown = "  ".join(part for part in parts if part) + (f"  [dim]{escape(more)}[/]" if more else "")
     trace = found.get("exception")
-    return shown + (f"\n[dim]{escape(str(trace))}[/]" if trace else "")
+    return shown + _ending(found.get("outcome")) + (f"\n[dim]{escape(str(trace))}[/]" if trace else "")
+
+
+def _ending(outcome: Any) -> str:
+    """What the last line of an export is about, as markup: its failure, or where the artifact lies."""
+    if not isinstance(outcome, dict):
+        return ""
+    failure = outcome.get("failure")
+    if failure:
+        said = f"{failure.get('reason')}: {failure.get('message')}"
+        return f"  [bold red]{escape(said)}[/]"
+    made = outcome.get("artifact") or outcome.get("pending") or {}
+    return f"  [dim]{escape(str(made.get('uri', '')))}[/]"

@@ -117,7 +117,9 @@ def steps(view: ModelView, runs: "dict[str, Run]", earlier: "dict[str, Earlier |
             said = run.message if run and run.message else ""
             found.append(Step(name, target.name, f"{target.state.lower()}{stage}", said, known))
         elif serving is not None and serving.rolling_to is not None:
-            said = f"{serving.ready_replicas} of {serving.replicas} pods are Ready"
+            said = "its pods are being made"
+            if serving.replicas:
+                said = f"{serving.ready_replicas} of {serving.replicas} pods are Ready"
             found.append(Step(name, target.name, f"rolling out {status.short_digest(serving.rolling_to)}", said))
         else:
             about = view.condition(conditions.READY)

@@ -111,6 +111,11 @@ def estimate(elapsed: float, run: Run | None, earlier: Earlier | None, now: date
         takes = measured.get(run.stage, 0.0)
         since = (now - run.stage_began).total_seconds() if run.stage_began else 0.0
         done += min(since, takes) if known else takes / 2
+    if known and expected:
+        # The pod's start and its end are part of what the Job took.
+        around = max(expected - total, 0.0)
+        until_began = elapsed - (now - run.began).total_seconds()
+        done, total = done + min(max(until_began, 0.0), around), total + around
     return Estimate(min(done / total, MOST) if total else None, elapsed, expected)
 
 
