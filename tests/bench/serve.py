@@ -271,7 +271,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="1 and 32 clients, once, seconds each: some minutes")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each number of clients")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each number of clients")
     parser.add_argument("--only", default="", help="names of peers, by commas; default all")
     given = parser.parse_args()
     if not given.quick:
