@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from torchscript_operator.controller import queue as queues
 from torchscript_operator.controller.queue import Key, Queue
@@ -215,6 +217,104 @@ async def test_success_forgets_earlier_failures() -> None:
         queue._failures[ONE] = 9
         queue.add(ONE)
         await until(lambda: ONE not in queue._failures)
+
+
+def reported(queue: Queue) -> None:
+    """The cluster reports a change."""
+    queue.add(ONE)
+
+
+def figures(queue: Queue) -> None:
+    """The cluster reports mere figures."""
+    queue.add_after(ONE, 0)
+
+
+def asked(queue: Queue) -> None:
+    """A person changes the model."""
+    queue.add(ONE, asked=True)
+
+
+Wishes = list[Callable[[Queue], None]]
+
+
+async def failed_once(during: Wishes, after: Wishes) -> int:
+    """How many passes there are, before the backoff is over, of a key whose first pass fails amid some wishes."""
+    passes = Passes()
+    passes.errors = 1
+    passes.gate.clear()
+    async with running(passes, workers=2) as queue:
+        queue.add(ONE)
+        await until(lambda: len(passes.seen) == 1)
+        for wish in during:
+            wish(queue)
+        passes.gate.set()
+        await until(lambda: not passes.errors and not passes.at_once and ONE not in queue._busy)
+        for wish in after:
+            wish(queue)
+        # What is due by now has its turn before another key's pass.
+        await asyncio.sleep(0.001)
+        queue.add(TWO)
+        await until(lambda: TWO in passes.seen and not queue._waiting and not queue._busy)
+        return passes.seen.count(ONE)
+
+
+wishes = st.lists(st.sampled_from([reported, figures]), max_size=4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(during=wishes, after=wishes)
+def test_nothing_that_the_cluster_reports_ends_a_backoff(during: Wishes, after: Wishes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queues, "FIRST_RETRY_SECONDS", 3600.0)
+        patch.setattr(queues, "LAST_RETRY_SECONDS", 3600.0)
+        assert asyncio.run(failed_once(during, after)) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(before=wishes, rest=wishes, at_once=st.booleans())
+def test_what_a_person_asks_for_does_not_wait_for_a_backoff(before: Wishes, rest: Wishes, at_once: bool) -> None:
+    asking = [*before, asked, *rest]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queues, "FIRST_RETRY_SECONDS", 3600.0)
+        patch.setattr(queues, "LAST_RETRY_SECONDS", 3600.0)
+        assert asyncio.run(failed_once(asking, []) if at_once else failed_once([], asking)) >= 2
+
+
+async def test_after_a_backoff_events_bring_passes_at_once_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "FIRST_RETRY_SECONDS", 0.001)
+    passes = Passes()
+    passes.errors = 1
+    async with running(passes) as queue:
+        queue.add(ONE)
+        await until(lambda: len(passes.seen) == 2 and not queue._busy)
+        assert (queue._held, queue._timers, queue._failures) == (set(), {}, {})
+        queue.add(ONE)
+        await until(lambda: len(passes.seen) == 3)
+
+
+async def test_failed_rest_keeps_its_backoff_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "FIRST_RETRY_SECONDS", 3600.0)
+    monkeypatch.setattr(queues, "LAST_RETRY_SECONDS", 3600.0)
+    passes = 0
+    queue: Queue
+
+    async def rest() -> None:
+        queue.add(ONE)
+        raise RuntimeError
+
+    async def reconcile(_: Key) -> queues.Rest:
+        nonlocal passes
+        passes += 1
+        return rest
+
+    queue = Queue(reconcile, 1)
+    queue.add(ONE)
+    task = asyncio.create_task(queue.run())
+    await until(lambda: ONE in queue._held)
+    queue.add(ONE)
+    await asyncio.sleep(0.001)
+    task.cancel()
+    assert passes == 1
 
 
 async def test_pass_that_asks_for_another_gets_it() -> None:

@@ -47,19 +47,28 @@ class Queue:
         self._waiting: dict[Key, float] = {}
         """Since when a key has been due (time.monotonic)."""
         self._busy: set[Key] = set()
-        self._again: set[Key] = set()
+        self._again: dict[Key, bool] = {}
+        """Wishes during a pass, and whether a person's was among them."""
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._held: set[Key] = set()
+        """Keys whose timer is their backoff."""
 
     def add(self, key: Key, *, asked: bool = False) -> None:
-        """Ask for a pass; what a person asked for goes before what the cluster reports."""
+        """Ask for a pass; what a person asked for goes before what the cluster reports.
+
+        It does not wait for a backoff either. The rest does: it may be no more than what the failed pass has changed.
+        """
         if not self._accepts():
             # An operator that does not lead: when it does, it looks at every model.
             return
+        if key in self._held and not asked:
+            return
+        self._held.discard(key)
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key in self._busy:
-            self._again.add(key)
+            self._again[key] = asked or self._again.get(key, False)
         elif key not in self._waiting:
             self._waiting[key] = time.monotonic()
             self._put(key, None, asked=asked)
@@ -69,7 +78,9 @@ class Queue:
         self._ready.put_nowait((0 if asked else 1, next(self._numbers), key, rest))
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Ask for a pass later; an earlier wish for the same key stays."""
+        """Ask for a pass later; an earlier wish for the same key stays, and so does a backoff."""
+        if key in self._held:
+            return
         loop = asyncio.get_running_loop()
         due = loop.time() + seconds
         timer = self._timers.get(key)
@@ -81,7 +92,15 @@ class Queue:
 
     def _due(self, key: Key) -> None:
         self._timers.pop(key, None)
+        self._held.discard(key)
         self.add(key)
+
+    def _hold(self, key: Key) -> None:
+        """Let a key whose pass has failed wait for its backoff, whatever else was wished for."""
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        self.add_after(key, self._backoff(key))
+        self._held.add(key)
 
     def oldest_seconds(self) -> float:
         """How long the key at the head has waited."""
@@ -114,9 +133,8 @@ class Queue:
                     self._busy.discard(key)
             if left is not None:
                 self._put(key, left)
-            elif key in self._again:
-                self._again.discard(key)
-                self.add(key)
+            elif (asked := self._again.pop(key, None)) is not None:
+                self.add(key, asked=asked)
 
     async def _one(self, key: Key, rest: Rest | None) -> Rest | None:
         """Make a pass or what is left of one; returns what is left now."""
@@ -126,7 +144,7 @@ class Queue:
         except Exception:  # noqa: BLE001 -- reconcile logs what it knows; whatever it was, the key must come back
             metrics.RECONCILES.labels(result=result).inc()
             metrics.RETRIES.inc()
-            self.add_after(key, self._backoff(key))
+            self._hold(key)
         else:
             result = "success"
             if callable(later):
