@@ -64,12 +64,23 @@ def stages() -> list[Json]:
     owner = ".metadata.ownerReferences.[].kind"
     not_ready = _one_of(READY, "False")
     runs = [HERE, _one_of(".status.phase", "Running")]
+    starts = [HERE, _one_of(".status.phase", "Pending")]
     node_ready = "conditions:\n- {type: Ready, status: 'True', reason: KubeletReady, message: ''}\n"
     return [
         # kwok looks only after nodes for which there is a stage.
         _stage("node-ready", [_one_of(READY, "Unknown")], {"statusTemplate": node_ready}, kind="Node"),
+        # A container without a readiness probe is ready as soon as it runs, and so is its pod.
         _stage(
-            "starts", [HERE, _one_of(".status.phase", "Pending")], {"statusTemplate": _status("Running", running)}, 50
+            "export-starts",
+            [*starts, _one_of(owner, "Job")],
+            {"statusTemplate": _status("Running", running, ready=True)},
+            50,
+        ),
+        _stage(
+            "server-starts",
+            [*starts, _one_of(owner, "ReplicaSet")],
+            {"statusTemplate": _status("Running", running)},
+            50,
         ),
         _stage(
             "export-ends",

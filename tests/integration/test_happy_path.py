@@ -1,8 +1,13 @@
 """From `kubectl apply` to Ready, on a real API server; the tests are the Job and Deployment controllers."""
 
+from collections import Counter
+from http import HTTPStatus
+from pathlib import Path
+
 import pytest
 
-from tests.integration.harness import Models, eventually
+from tests.cluster.controlplane import ControlPlane
+from tests.integration.harness import WRITES, Models, audit, eventually
 from tests.unit import workers
 
 pytestmark = pytest.mark.usefixtures("operator")
@@ -31,6 +36,20 @@ def test_each_change_is_told_by_one_event(models: Models) -> None:
     told = [(event["reason"], event["message"]) for event in models.events()]
     assert len(told) == len(set(told))
     assert {"Exporting", "RollingOut", "Serving"} <= {reason for reason, _ in told}
+
+
+def test_a_model_costs_few_calls_and_asks_for_next_to_nothing_that_is_not_there(
+    plane: ControlPlane, rights: tuple[Path, str], models: Models
+) -> None:
+    models.create()
+    models.serves("a")
+    calls = list(audit(plane, rights[1], models.namespace))
+    verbs = Counter(call["verb"] for call in calls)
+    # Each but for a pass more where the machine is slow.
+    assert sum(verbs[verb] for verb in WRITES) <= 10
+    assert verbs["get"] + verbs["list"] <= 10
+    missed = [call["requestURI"] for call in calls if call["responseStatus"]["code"] == HTTPStatus.NOT_FOUND]
+    assert len(missed) <= 1
 
 
 def test_several_models_are_kept_apart(models: Models) -> None:

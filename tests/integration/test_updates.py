@@ -2,6 +2,7 @@
 
 import copy
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from tests.cluster.controlplane import ControlPlane
 from tests.integration.conftest import SETTINGS
 from tests.integration.harness import OTHER, Json, Models, Operator, eventually, now, writes
 from tests.unit import workers
+from tests.unit.world import World
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
+from torchscript_operator.controller import cluster, serving
 
 PLACED: dict[str, Any] = {
     "targets": [
@@ -301,6 +304,32 @@ def test_service_that_somebody_else_made_is_not_taken_over(models: Models) -> No
     models.rollout_ends("a")
     models.awaits("Ready", "False", "NameConflict")
     assert models.service() == before
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Service"])
+async def test_first_application_makes_what_is_not_there_and_changes_nothing_that_is(
+    plane: ControlPlane, models: Models, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    # The client has read the variable with the kubeconfig's path when it was imported.
+    load = partial(cluster.config.load_kube_config, config_file=str(plane.kubeconfig))
+    monkeypatch.setattr(cluster.config, "load_kube_config", load)
+    wanted = child(kind, models.namespace)
+    async with cluster.connect() as api:
+        made = await api.apply_new(wanted)
+        assert [entry["operation"] for entry in made["metadata"]["managedFields"]] == ["Apply"]
+        with pytest.raises(cluster.ExistsError):
+            await api.apply_new({**wanted, "metadata": {**wanted["metadata"], "labels": {"app": "other"}}})
+        found = models.deployment() if kind == "Deployment" else models.service()
+        assert found == made
+
+
+def child(kind: str, namespace: str) -> Json:
+    world = World()
+    world.body["metadata"]["namespace"] = namespace
+    world.serves()
+    made = world.deployments["minilm-cpu"] if kind == "Deployment" else serving.service(world.model)
+    metadata = {key: made["metadata"][key] for key in ("name", "namespace", "labels", "annotations")}
+    return {**{key: made[key] for key in ("apiVersion", "kind", "spec")}, "metadata": metadata}
 
 
 def test_time_of_a_condition_stays_while_its_status_does(models: Models) -> None:

@@ -107,6 +107,31 @@ async def test_watch_that_breaks_off_says_so() -> None:
     assert caught.value.status == 0
 
 
+async def test_first_application_names_a_version_that_nothing_has() -> None:
+    asked: list[Any] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        asked.append((request.method, await request.json()))
+        return web.json_response({"metadata": {}})
+
+    body = {**JOB, "apiVersion": "apps/v1", "kind": "Deployment"}
+    async with serving(handle) as cluster:
+        await cluster.apply_new(body)
+    assert asked == [("PATCH", {**body, "metadata": {**JOB["metadata"], "resourceVersion": "1"}})]  # type: ignore[dict-item]
+
+
+async def test_first_application_of_what_is_there_says_so() -> None:
+    async with serving(refusing(409, "the object has been modified")) as cluster:
+        with pytest.raises(clusters.ExistsError) as caught:
+            await cluster.apply_new({**JOB, "apiVersion": "apps/v1", "kind": "Deployment"})
+    assert (caught.value.status, caught.value.permanent) == (409, False)
+
+
+async def test_deployment_that_is_not_there_has_nothing_to_scale() -> None:
+    async with serving(refusing(404)) as cluster:
+        assert await cluster.scale("system", "operator", 0) is None
+
+
 async def test_too_many_requests_are_tried_again_when_the_server_says() -> None:
     calls: list[float] = []
 

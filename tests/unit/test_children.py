@@ -8,6 +8,7 @@ import pytest
 from tests.unit import workers
 from tests.unit.world import World
 from torchscript_operator.api import conditions
+from torchscript_operator.controller import serving
 from torchscript_operator.controller.children import KINDS, Children
 from torchscript_operator.controller.export_plan import stamp
 from torchscript_operator.controller.model import ATTEMPT_LABEL, MODEL_LABEL, Json
@@ -263,10 +264,90 @@ def test_write_that_failed_leaves_nothing_behind(children: Children, world: Worl
 # What a pass reads.
 
 
-def test_running_export_has_its_job_and_pods_read(world: World) -> None:
+def test_running_export_has_its_job_read_and_not_the_pod_that_runs(world: World) -> None:
     world.pod_of(world.running(), workers.pod_status("export", {"running": {}}))
     names = known(world).to_read(world.model)
-    assert (len(names["jobs"]), len(names["pods"]), names["deployments"]) == (1, 1, [])
+    assert (len(names["jobs"]), names["pods"], names["deployments"]) == (1, [], [])
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        workers.unscheduled("0/1 nodes are available."),
+        workers.pod_status("export", workers.waiting("ContainerCreating")),
+        workers.pod_status("export", workers.terminated(0)),
+        {"phase": "Pending"},
+        {"phase": "Running"},
+    ],
+)
+def test_export_pod_that_does_not_run_is_read(world: World, status: Json) -> None:
+    world.pod_of(world.running(), status)
+    assert len(known(world).to_read(world.model)["pods"]) == 1
+
+
+def test_all_pods_of_a_job_are_read_where_one_has_something_to_say(world: World) -> None:
+    world.pod_of(world.running(), workers.pod_status("export", workers.terminated(137)))
+    world.pod_of(world.running(), workers.pod_status("export", {"running": {}}))
+    assert len(known(world).to_read(world.model)["pods"]) == 2
+
+
+def test_pod_that_seemed_to_run_is_read_once_its_job_has_ended(world: World) -> None:
+    pod = world.pod_of(world.running(), workers.pod_status("export", {"running": {}}))
+    world.running()["status"] = workers.complete(stamp(world.now))
+    assert known(world).to_read(world.model)["pods"] == [pod["metadata"]["name"]]
+
+
+def applied(world: World) -> Children:
+    """What is remembered right after a Service was applied."""
+    children, body = known(world), service(world)
+    children.begin("services", KEY, "minilm")
+    children.finish("services", KEY, "minilm", body)
+    return children
+
+
+def test_service_is_as_applied_until_something_else_is_heard_of_it() -> None:
+    world = World()
+    world.serves()
+    children, body = applied(world), service(world)
+    wanted = serving.service(world.model)
+    assert children.is_as_applied(wanted)
+    assert children.note("services", body) is None
+    assert children.is_as_applied(wanted), "its own event changes nothing"
+    body["spec"]["selector"] = {"app": "other"}
+    assert children.note("services", body) == NOW
+    assert not children.is_as_applied(wanted)
+
+
+def test_service_is_not_as_applied_when_another_is_wanted() -> None:
+    world = World()
+    world.serves()
+    children = applied(world)
+    world.edit(serving={"tls": {"secretName": "minilm-tls"}})
+    assert not children.is_as_applied(serving.service(world.model))
+
+
+def test_service_that_was_only_seen_or_is_gone_is_not_as_applied() -> None:
+    world = World()
+    world.serves()
+    wanted = serving.service(world.model)
+    assert not known(world).is_as_applied(wanted)
+    children = applied(world)
+    children.forget("services", KEY, "minilm")
+    assert not children.is_as_applied(wanted)
+    children.note("services", service(world))
+    assert not children.is_as_applied(wanted)
+
+
+def test_change_of_a_service_while_it_is_applied_is_not_taken_for_the_answer() -> None:
+    world = World()
+    world.serves()
+    children, body = known(world), service(world)
+    children.begin("services", KEY, "minilm")
+    edited = copy.deepcopy(body)
+    edited["spec"]["selector"] = {"app": "other"}
+    children.note("services", edited)
+    assert children.finish("services", KEY, "minilm", body)
+    assert not children.is_as_applied(serving.service(world.model))
 
 
 def test_end_that_the_status_lacks_is_read(world: World) -> None:
@@ -319,14 +400,13 @@ def test_serving_pod_is_read_only_in_trouble() -> None:
     assert known(world).to_read(world.model)["pods"] == [pod["metadata"]["name"]]
 
 
-def test_somebody_elses_service_is_looked_for_from_the_second_pass_until_ours_is_there() -> None:
+def test_somebody_elses_service_is_looked_for_from_the_second_pass_until_the_first_export_ends() -> None:
     world = World()
-    assert Children().to_read(world.model)["services"] == []
+    assert known(world).to_read(world.model)["services"] == []
     world.step()
-    assert Children().to_read(world.model)["services"] == ["minilm"]
+    assert known(world).to_read(world.model)["services"] == ["minilm"]
     world.export_ends(workers.proven())
-    world.settle()
-    assert Children().to_read(world.model)["services"] == []
+    assert known(world).to_read(world.model)["services"] == []
 
 
 def test_somebody_elses_service_is_looked_for_while_it_is_in_the_way() -> None:

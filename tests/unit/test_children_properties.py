@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.test_plan_properties import ACTIONS, checked
 from tests.unit.world import World, spec
 from torchscript_operator.controller import plan as planning
+from torchscript_operator.controller import serving
 from torchscript_operator.controller.children import Children
 from torchscript_operator.controller.model import Json
 from torchscript_operator.controller.observed import Observed
@@ -38,9 +39,25 @@ def listen(children: Children, world: World) -> bool:
     return any(wanted)
 
 
+def applied(children: Children, world: World, planned: Plan) -> None:
+    """Take in the API server's answers to the applications of a pass that was carried out."""
+    for wanted in planned.apply:
+        if wanted["kind"] == "Service" and world.service is not None:
+            children.begin("services", KEY, wanted["metadata"]["name"])
+            children.finish("services", KEY, wanted["metadata"]["name"], world.service)
+
+
 def narrow(children: Children, world: World) -> Observed:
     """What the reconciler reads."""
     names, there, whole = children.to_read(world.model), live(world), world.observed()
+    wanted = serving.service(world.model) if world.model.served else None
+    if wanted is not None and children.is_as_applied(wanted):
+        return replace(narrowed(names | {"services": []}, there, whole), service=wanted)
+    return narrowed(names, there, whole)
+
+
+def narrowed(names: dict[str, list[str]], there: dict[str, dict[str, Json]], whole: Observed) -> Observed:
+    """Of all that is there, what bears one of the names."""
     jobs, pods, deployments, services = (
         tuple(there[plural][name] for name in names[plural] if name in there[plural])
         for plural in ("jobs", "pods", "deployments", "services")
@@ -64,7 +81,7 @@ def test_what_is_read_suffices_for_the_decision(history: tuple[list[str], list[s
         ACTIONS[name](world)
         listen(children, world)
         assert decided(children, world) == world.plan()
-        world.step()
+        applied(children, world, world.step())
 
 
 @checked

@@ -42,6 +42,10 @@ def export_ends(world: World, name: str) -> None:
     world.export_ends(workers.proven(letter_of(world)), name)
 
 
+def export_runs(world: World, name: str) -> None:
+    world.export_runs(name)
+
+
 def report_lost(world: World, name: str) -> None:
     world.export_ends(None, name)
 
@@ -100,6 +104,7 @@ ACTIONS: dict[str, Action] = {
     "serve all": edit(serving={}),
     "scale": edit(serving={"replicas": 3}),
     "more memory": edit(serving={"resources": {"limits": {"memory": "8Gi"}}}),
+    **{f"{name}: export runs": on_running(export_runs, name) for name in NAMES},
     **{f"{name}: export ends": on_running(export_ends, name) for name in NAMES},
     **{f"{name}: report is lost": on_running(report_lost, name) for name in NAMES},
     **{f"{name}: export fails": on_running(export_fails, name) for name in NAMES},

@@ -130,6 +130,12 @@ class World:
         """Let a pod of a Job be in some state."""
         return self._pod(job, job["spec"]["template"], status)
 
+    def export_runs(self, target: str = "cpu") -> None:
+        """A pod of a Job runs, beside those that have run before."""
+        job = self.running(target)
+        self.pod_of(job, workers.pod_status("export", {"running": {}}, ready=True))
+        job["status"] = {"startTime": stamp(self.now), "active": 1, "ready": 1}
+
     def export_ends(self, message: str | None, target: str = "cpu") -> None:
         """A Job ends well; without a message its pod is gone."""
         job = self.running(target)

@@ -1,7 +1,7 @@
 """What is remembered of live children: their names, and what of each of them asks for a pass. All pure.
 
 A pass reads objects live; from here it only learns which there are. What is missing here may be there nevertheless, so
-nothing is decided from that alone: a creation meets what is there, an application looks first, a deletion lists.
+nothing is decided from that alone: a creation and a first application meet what is there, a deletion lists.
 """
 
 from collections import defaultdict
@@ -14,6 +14,7 @@ from torchscript_operator.api import conditions
 from torchscript_operator.controller import diagnose
 from torchscript_operator.controller import starting as starts
 from torchscript_operator.controller.model import (
+    APPLIED_ANNOTATION,
     ATTEMPT_LABEL,
     COMPONENT_LABEL,
     MODEL_LABEL,
@@ -51,7 +52,7 @@ class Seen:
     attempt: str | None = None
     """The attempt that a Job or its pod belongs to."""
     over: bool = False
-    """A Job that has ended; a serving pod that has nothing to say."""
+    """A Job that has ended; a pod that has nothing to say: one that serves well, or whose export runs."""
     starting: bool = False
     """A serving pod whose container has not begun to start."""
 
@@ -90,7 +91,15 @@ def _pod(body: Json) -> Seen:
     trouble = diagnose.pod_trouble(body, diagnose.JOB_FIELDS)
     # What the end of a pod means is for its Job to say; what keeps it from starting, only the pod says.
     held = trouble is not None and trouble.exit_code is None
-    return Seen(_digest(uid, str(trouble)) if held else 0, _digest(uid, str(trouble)), attempt)
+    quiet = trouble is None and attempt is not None and _runs(body)
+    return Seen(_digest(uid, str(trouble)) if held else 0, _digest(uid, str(trouble)), attempt, over=quiet)
+
+
+def _runs(body: Json) -> bool:
+    status = body.get("status", {})
+    states = [it.get("state", {}) for it in status.get("containerStatuses") or []]
+    at_work = bool(states) and all("running" in state for state in states)
+    return at_work and status.get("phase") == "Running" and "deletionTimestamp" not in body["metadata"]
 
 
 def _deployment(body: Json) -> Seen:
@@ -114,6 +123,11 @@ def seen(plural: str, body: Json) -> Seen:
     return _SEEN.get(plural, _wish)(body)
 
 
+def _applied(body: Json) -> str:
+    found: str = body["metadata"].get("annotations", {}).get(APPLIED_ANNOTATION, "")
+    return found
+
+
 def key_of(body: Json) -> Key | None:
     """The model that a child says it belongs to."""
     name = label(body, MODEL_LABEL)
@@ -128,6 +142,8 @@ class Children:
         self._of: dict[str, defaultdict[Key, dict[str, Seen]]] = {plural: defaultdict(dict) for plural in KINDS}
         self._writing: dict[tuple[str, Key, str], Seen | None] = {}
         """Children that are being written, with what has been heard of them since."""
+        self._services: dict[Key, tuple[int, str]] = {}
+        """Services as the API server answered to our last application of them: Seen.now, and what was applied."""
 
     def of(self, plural: str, key: Key) -> dict[str, Seen]:
         """A model's children of one kind, by name."""
@@ -151,6 +167,8 @@ class Children:
         heard = self._writing.pop((plural, key, name))
         known = self.of(plural, key).get(name, ABSENT) if live is None else seen(plural, live)
         self._set(plural, key, name, heard or known)
+        if plural == "services" and live is not None and self.of(plural, key):
+            self._services[key] = known.now, _applied(live)
         return heard is not None and heard != known
 
     def _take(self, plural: str, key: Key, name: str, new: Seen) -> tuple[Key, Urgency] | None:
@@ -170,11 +188,23 @@ class Children:
             named.pop(name, None)
             if not named:
                 del self._of[plural][key]
+            if plural == "services":
+                self._services.pop(key, None)
 
     def missing(self, plural: str, namespace: str | None, there: set[tuple[Key, str]]) -> list[tuple[Key, str]]:
         """Children that are remembered but not among those that a list found."""
         known = [(key, name) for key, named in self._of[plural].items() for name in named]
         return [it for it in known if it not in there and namespace in {None, it[0].namespace}]
+
+    def is_as_applied(self, service: Json) -> bool:
+        """Whether a model's Service was last applied just so, and nothing else has been heard of it since.
+
+        A change that is not heard of for once is found by the next list, which wants a pass then.
+        """
+        key = key_of(service)
+        if key is None or (known := self.of("services", key).get(service["metadata"]["name"])) is None:
+            return False
+        return self._services.get(key) == (known.now, _applied(service))
 
     def starting(self, model: Model) -> bool:
         """Whether a serving pod of a model has not begun to start."""
@@ -183,17 +213,25 @@ class Children:
     def to_read(self, model: Model) -> dict[str, list[str]]:
         """Names of the children that a pass over a model has to look at, by kind.
 
-        Left out are Jobs whose end the status has taken in, with their pods, and serving pods that are well.
+        Left out are Jobs whose end the status has taken in, with their pods, and pods that have nothing to say.
         """
         key = Key(model.namespace, model.name)
         told = _told(model)
         jobs = self.of("jobs", key)
         past = {job.attempt for name, job in jobs.items() if job.over and told & {job.attempt, name}}
+        going = {job.attempt for job in jobs.values() if not job.over}
+        pods = self.of("pods", key)
+        # Which of several pods of a Job is the newest, only all of them say.
+        silent = {None, *going} - {pod.attempt for pod in pods.values() if not pod.over and pod.attempt is not None}
         return {
             "jobs": _names(jobs, past),
-            "pods": [name for name, pod in self.of("pods", key).items() if not pod.over and pod.attempt not in past],
+            "pods": [
+                name
+                for name, pod in pods.items()
+                if pod.attempt not in past and not (pod.over and pod.attempt in silent)
+            ],
             "deployments": list(self.of("deployments", key)),
-            "services": [model.name] if self.of("services", key) or seeks_service(model) else [],
+            "services": [model.name] if self.of("services", key) or _seeks_service(model, going=bool(going)) else [],
         }
 
 
@@ -201,16 +239,17 @@ def _names(jobs: dict[str, Seen], past: set[str | None]) -> list[str]:
     return [name for name, job in jobs.items() if not (job.over and job.attempt in past)]
 
 
-def seeks_service(model: Model) -> bool:
+def _seeks_service(model: Model, *, going: bool) -> bool:
     """Whether to look for somebody else's Service of the model's name, which does not bear our label.
 
-    Before anything is served this tells of a conflict early, but not in the first pass, which has Jobs to start.
+    While something is exported this tells of a conflict early, but not in the first pass, which has Jobs to start; and
+    while there is one, it tells of its end.
     """
     ready = next((found for found in model.status.conditions if found.type == conditions.READY), None)
     if ready is not None and ready.reason == conditions.NAME_CONFLICT:
         return True
     told = model.status.observed_generation == model.generation
-    return told and bool(model.served) and all(target.artifact is None for target in model.status.targets)
+    return going and told and bool(model.served) and all(target.artifact is None for target in model.status.targets)
 
 
 def _told(model: Model) -> set[str | None]:

@@ -35,10 +35,13 @@ READ_BUFFER = 2**21
 TOO_MANY_BACKOFF = Backoff(steps=8, duration=0.25, factor=2.0, jitter=0.2)
 """Waits, in seconds, where the server says "too many requests" but not for how long; then the queue takes over."""
 APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
 UNPRINTABLE = re.compile("[\x7f-\x9f\ufeff\ufffe\uffff]")
 """What JSON may hold as it is and YAML may not (YAML 1.2, production 1, c-printable; NEL and BOM for safety)."""
 FORCED = {"fieldManager": MANAGER, "force": "true"}
 """A server-side apply that takes its fields from whoever had them."""
+NO_VERSION = "1"
+"""The resourceVersion of no object: etcd gives the first thing that is ever stored in it the second."""
 PAGE_SIZE = 100
 """Objects in one page of a list; a parsed pod takes some 50 KiB, and several lists are read at once."""
 PATHS = {
@@ -62,6 +65,10 @@ class ApiError(Exception):
     def permanent(self) -> bool:
         """Whether the same call will be refused again until somebody changes something."""
         return self.status in {400, 403, 404, 422}
+
+
+class ExistsError(ApiError):
+    """There is an object of that name already."""
 
 
 def _is_retriable(error: Exception) -> bool:
@@ -285,6 +292,18 @@ class Cluster:
         path = f"{_path(body)}/{body['metadata']['name']}"
         return await self._call("PATCH", path, body, APPLY, query=FORCED)
 
+    async def apply_new(self, body: Json) -> Json:
+        """Server-side apply of what is not there yet, in one call. Raises ExistsError if it is, having changed nothing.
+
+        The server compares the version with that of what it has, and does not look at it where it has nothing.
+        """
+        try:
+            return await self.apply({**body, "metadata": {**body["metadata"], "resourceVersion": NO_VERSION}})
+        except ApiError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            raise ExistsError(error.status, error.message) from error
+
     async def apply_status(self, model: Json, status: Json) -> bool:
         """Write the status of a model as it was read; False where it has changed since, or is gone.
 
@@ -318,6 +337,17 @@ class Cluster:
             return await self._call("PATCH", path, body, APPLY, query=FORCED)
         except ApiError as error:
             if error.status not in {404, 409}:
+                raise
+            return None
+
+    async def scale(self, namespace: str, name: str, replicas: int) -> Json | None:
+        """Set the number of a Deployment's pods; None where there is no such Deployment."""
+        path = f"{collection('apps/v1', namespace, 'deployments')}/{name}"
+        body = {"spec": {"replicas": replicas}}
+        try:
+            return await self._call("PATCH", path, body, MERGE, query={"fieldManager": MANAGER})
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return None
 

@@ -131,6 +131,12 @@ class _Target:
         return name(self.model, self.try_name)
 
     @property
+    def doing(self) -> str:
+        """What is waited for, in the same words from the Job's creation to its end: each change of them is a write."""
+        what = "exports the model" if self.pending is None else "proves on the accelerator what was compiled"
+        return f"Waiting for Job {self.job_name}, which {what}."
+
+    @property
     def fields(self) -> diagnose.Fields:
         return diagnose.JOB_FIELDS if self.pending is None else diagnose.VERIFY_FIELDS
 
@@ -185,8 +191,9 @@ class _Target:
             # Before its controller has taken a Job up, no event says anything about it.
             status = job.get("status", {})
             if age < NO_POD_SECONDS or status.get("active") or "startTime" not in status:
-                later = min(max(age, NO_POD_SECONDS), MOST_NO_POD_SECONDS)
-                return self.exporting(f"Job {name} is starting.", requeue_seconds=later)
+                # The Job counts those of its pods that run; such a pod has nothing to say and need not be read.
+                later = None if status.get("ready") else min(max(age, NO_POD_SECONDS), MOST_NO_POD_SECONDS)
+                return self.exporting(self.doing, requeue_seconds=later)
             trouble = diagnose.no_pod(job, self.observed.events, self.fields)
             waiting = self.exporting(
                 f"Job {name} has no pod yet.", requeue_seconds=NO_POD_SECONDS, look_for_events=(name,)
@@ -206,8 +213,7 @@ class _Target:
         trouble = diagnose.pod_trouble(pods[-1], self.fields)
         trouble = trouble or starting.trouble(pods[-1], self.observed.events, self.fields)
         if trouble is None:
-            doing = "exports the model" if self.pending is None else "proves on the accelerator what was compiled"
-            return self.exporting(f"Job {name} {doing}.", **looks)
+            return self.exporting(self.doing, **looks)
         message = f"Job {name}: {trouble.message}"
         if trouble.exit_code is not None and CLASSES[reason_of_exit_code(trouble.exit_code)].transient:
             message += f" Attempt {len(pods)} of {job['spec'].get('backoffLimit', 0) + 1} failed; the Job tries again."
@@ -262,7 +268,7 @@ class _Target:
             if self.model.spec.suspend:
                 return self.suspended()
             later = 2 * NO_POD_SECONDS
-            return self.exporting(f"Job {self.job_name} is starting.", create=self.body(), requeue_seconds=later)
+            return self.exporting(self.doing, create=self.body(), requeue_seconds=later)
         if not owned(job, self.model.uid):
             # A leftover of a deleted model of the same name: the garbage collector takes it, then this one starts.
             message = f"Job {self.job_name} belongs to another object; delete it if it does not go by itself."

@@ -11,13 +11,13 @@ from pydantic import ValidationError
 
 from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1.status import TorchScriptModelStatus
-from torchscript_operator.controller import deletion, events, scaling
+from torchscript_operator.controller import deletion, events, scaling, serving
 from torchscript_operator.controller import plan as planning
-from torchscript_operator.controller.children import KINDS, Children, seeks_service
-from torchscript_operator.controller.cluster import ApiError, Cluster
+from torchscript_operator.controller.children import KINDS, Children
+from torchscript_operator.controller.cluster import ApiError, Cluster, ExistsError
 from torchscript_operator.controller.departure import depart
 from torchscript_operator.controller.model import FINALIZER, MODEL_LABEL, Json, Model
-from torchscript_operator.controller.observed import Observed
+from torchscript_operator.controller.observed import Observed, ended
 from torchscript_operator.controller.plan import Plan
 from torchscript_operator.controller.queue import Key, Later, Rest
 from torchscript_operator.controller.settings import Settings
@@ -52,6 +52,13 @@ def explain(error: ValidationError) -> str:
     return "; ".join(found)
 
 
+def _is_new(body: Json, observed: Observed) -> bool:
+    """Whether nothing is known of a Deployment or Service that is to be applied."""
+    if body["kind"] == "Deployment":
+        return observed.deployment(body["metadata"]["name"]) is None
+    return body["kind"] == "Service" and observed.service is None
+
+
 @dataclass(frozen=True)
 class Reconciler:
     """Everything a pass needs."""
@@ -63,10 +70,19 @@ class Reconciler:
     async def observe(self, model: Model) -> Observed:
         """Read the children that matter to a pass, live and at once; a cache could show what is no longer there."""
         names = self.children.to_read(model)
+        known = dict(self.children.of("jobs", Key(model.namespace, model.name)))
+        service = serving.service(model) if model.served else None
+        if service is not None and self.children.is_as_applied(service):
+            names["services"] = []
+        else:
+            service = None
         kinds = ("jobs", "pods", "deployments", "services")
         found = await asyncio.gather(*(self._find(kind, model.namespace, names[kind]) for kind in kinds))
         jobs, pods, deployments, services = found
-        return await self._accompanied(model, Observed(jobs, pods, deployments, next(iter(services), None)))
+        if any(ended(job) and not known[job["metadata"]["name"]].over for job in jobs):
+            # A Job has ended since it was last heard of, and its pods were left out as those of one that runs.
+            return await self.look(model)
+        return await self._accompanied(model, Observed(jobs, pods, deployments, next(iter(services), service)))
 
     async def _find(self, plural: str, namespace: str, names: Iterable[str]) -> tuple[Json, ...]:
         finds = (self.cluster.find(KINDS[plural], plural, namespace, name) for name in names)
@@ -96,7 +112,7 @@ class Reconciler:
                 item |= {"apiVersion": api_version, "kind": kind}
         return await self._accompanied(model, Observed(jobs, pods, deployments, service))
 
-    async def plan(self, model: Model, now: datetime) -> Plan:
+    async def plan(self, model: Model, now: datetime) -> tuple[Plan, Observed]:
         """Decide, and once more where the first decision rests on what only a closer look shows."""
         observed = await self.observe(model)
         planned = planning.plan(model, self.settings, observed, now)
@@ -104,25 +120,26 @@ class Reconciler:
         if planned.delete or planned.look_for_events or closer_look:
             observed = await self.look(model)
             planned = planning.plan(model, self.settings, observed, now)
-        closer = await self._with_strangers(model, planned, observed)
         if planned.look_for_events:
             told = [
                 await self.cluster.list("v1", "events", model.namespace, fields=WARNING_FIELDS + name)
                 for name in planned.look_for_events
             ]
-            closer = replace(closer, events=tuple(event for found in told for event in found))
-        return planned if closer is observed else planning.plan(model, self.settings, closer, now)
+            observed = replace(observed, events=tuple(event for found in told for event in found))
+            planned = planning.plan(model, self.settings, observed, now)
+        return planned, observed
 
-    async def _with_strangers(self, model: Model, planned: Plan, observed: Observed) -> Observed:
-        """Add what bears a new child's name without being known: an application would take it over."""
+    async def _with_strangers(self, planned: Plan, observed: Observed) -> Observed:
+        """Add what bears a new child's name without being known: somebody else's, or ours of which no event told."""
         for body in planned.apply:
             namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
-            if body["kind"] == "Deployment" and observed.deployment(name) is None:
-                found = await self._find("deployments", namespace, [name])
-                observed = replace(observed, deployments=observed.deployments + found) if found else observed
-            if body["kind"] == "Service" and observed.service is None and not seeks_service(model):
-                services = await self._find("services", namespace, [name])
-                observed = replace(observed, service=services[0]) if services else observed
+            if not _is_new(body, observed):
+                continue
+            found = await self._find(PLURALS[body["kind"]], namespace, [name])
+            if body["kind"] == "Deployment":
+                observed = replace(observed, deployments=observed.deployments + found)
+            else:
+                observed = replace(observed, service=next(iter(found), None))
         return observed
 
     async def __call__(self, key: Key) -> Later | Rest:
@@ -157,8 +174,12 @@ class Reconciler:
             if written is None:
                 return AGAIN_SECONDS
             body["metadata"]["resourceVersion"] = written["metadata"]["resourceVersion"]
-        planned = await self.plan(model, now)
-        refusals, overtaken = await self._act(model, planned)
+        planned, observed = await self.plan(model, now)
+        try:
+            refusals, overtaken = await self._act(model, planned, observed)
+        except ExistsError:
+            planned = planning.plan(model, self.settings, await self._with_strangers(planned, observed), now)
+            refusals, overtaken = await self._act(model, planned)
         if refusals:
             planned = planning.rejected(model, planned, f"The API server refused a child: {refusals[0]}", now)
         if overtaken:
@@ -179,15 +200,18 @@ class Reconciler:
         deleted = body["metadata"]["deletionTimestamp"]
         return await depart(self.cluster, self.settings, model, await self.look(model), deleted, now)
 
-    async def _act(self, model: Model, planned: Plan) -> tuple[list[str], bool]:
-        """Write the children.
+    async def _act(self, model: Model, planned: Plan, observed: Observed | None = None) -> tuple[list[str], bool]:
+        """Write the children; `observed` where names that it lacks have not been looked for.
 
         Returns what the API server refused for good, which keeps no other child waiting, and whether a child changed
-        meanwhile by other hands.
+        meanwhile by other hands. Raises ApiError, of these ExistsError where an application would take over what has
+        not been looked at.
         """
         writes: list[Write] = [("deleted", self.cluster.delete, item) for item in planned.delete]
         writes += [("created", self._writing(self.cluster.create), item) for item in planned.create]
-        writes += [("applied", self._writing(self.cluster.apply), item) for item in planned.apply]
+        for item in planned.apply:
+            is_new = observed is not None and _is_new(item, observed)
+            writes.append(("applied", self._writing(self.cluster.apply_new if is_new else self.cluster.apply), item))
         refusals, overtaken = [], False
         for what, write, item in writes:
             try:

@@ -1,0 +1,216 @@
+"""What a pass asks of the API server: no more than it needs, and nothing on the word of a cache alone."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.unit import workers
+from tests.unit.test_children_properties import KEY, listen, live
+from tests.unit.world import SETTINGS, World
+from torchscript_operator.api import conditions
+from torchscript_operator.controller.children import Children
+from torchscript_operator.controller.cluster import ExistsError
+from torchscript_operator.controller.model import Json
+from torchscript_operator.controller.reconcile import PLURALS, Reconciler
+
+READS = ("get", "list")
+
+
+class Server:
+    """The API server in front of a world; counts calls by verb and kind."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.calls: list[str] = []
+        self.clock = SimpleNamespace(now=lambda: world.now)
+        self.takes_versions = True
+        """Whether it applies what is not there under a version."""
+
+    async def model(self, *_: str) -> Json:
+        self.calls.append("get model")
+        return copy.deepcopy(self.world.body)
+
+    async def find(self, _: str, plural: str, namespace: str, name: str) -> Json | None:
+        assert namespace == KEY.namespace
+        self.calls.append(f"get {plural}")
+        return copy.deepcopy(live(self.world).get(plural, {}).get(name))
+
+    async def children(self, _: str, plural: str, *__: str) -> tuple[Json, ...]:
+        self.calls.append(f"list {plural}")
+        return tuple(copy.deepcopy(list(live(self.world)[plural].values())))
+
+    async def create(self, body: Json) -> Json | None:
+        self.calls.append(f"create {body['kind']}")
+        if body["kind"] != "Job":
+            return None
+        assert body["metadata"]["name"] not in self.world.jobs
+        return copy.deepcopy(self.world.jobs.setdefault(body["metadata"]["name"], self.world._stored(body)))
+
+    async def apply(self, body: Json) -> Json:
+        self.calls.append(f"apply {body['kind']}")
+        self.world._apply(body)
+        return copy.deepcopy(live(self.world)[PLURALS[body["kind"]]][body["metadata"]["name"]])
+
+    async def apply_new(self, body: Json) -> Json:
+        if not self.takes_versions or body["metadata"]["name"] in live(self.world)[PLURALS[body["kind"]]]:
+            self.calls.append(f"meet {body['kind']}")
+            raise ExistsError(409, "the object has been modified")
+        return await self.apply(body)
+
+    async def apply_status(self, _: Json, status: Json) -> bool:
+        self.calls.append("apply status")
+        self.world.body["status"] = status
+        return True
+
+
+class Site:
+    """An operator's reconciler before that server, and what it hears."""
+
+    def __init__(self, world: World | None = None) -> None:
+        self.world = world or World()
+        self.server = Server(self.world)
+        self.children = Children()
+        self.reconciler = Reconciler(self.server, SETTINGS, self.children)  # type: ignore[arg-type]
+
+    async def makes_pass(self, *, deaf: bool = False) -> list[str]:
+        """One pass, after what there is to hear was heard; returns its calls."""
+        if not deaf:
+            listen(self.children, self.world)
+        self.server.calls.clear()
+        rest = await self.reconciler(KEY)
+        if callable(rest):
+            await rest()
+        return list(self.server.calls)
+
+    def export_ends(self) -> None:
+        """Its one pod ends, and then the Job."""
+        self.world.pods.clear()
+        self.world.export_ends(workers.proven())
+
+
+def strangers(kind: str) -> Json:
+    return {
+        "kind": kind,
+        "metadata": {"namespace": "ml", "name": "minilm", "uid": "stranger", "generation": 1},
+        "spec": {"replicas": 1, "template": {"metadata": {}}},
+        "status": {},
+    }
+
+
+async def test_whole_life_of_a_model_costs_nine_reads_and_nine_writes() -> None:
+    site = Site()
+    first = await site.makes_pass()
+    assert first == ["get model", "create Job", "apply status", "create Event"]
+    site.world.export_runs()
+    second = await site.makes_pass()
+    assert second == ["get model", "get jobs", "get services"]
+    site.export_ends()
+    third = await site.makes_pass()
+    assert third == [
+        *("get model", "get jobs", "get pods"),
+        *("apply Deployment", "apply Service", "apply status", "create Event"),
+    ]
+    site.world.rollout_ends()
+    fourth = await site.makes_pass()
+    assert fourth == ["get model", "get deployments", "apply status", "create Event"]
+    assert site.world.condition(conditions.READY).status == "True"
+    counted = Counter(call.startswith(READS) for call in (*first, *second, *third, *fourth))
+    assert counted == {True: 9, False: 9}
+    assert await site.makes_pass() == ["get model", "get deployments"]
+
+
+async def test_service_that_was_changed_is_read_and_put_right() -> None:
+    site = Site()
+    await serves(site)
+    assert site.world.service is not None
+    site.world.service["spec"]["selector"] = {"app": "other"}
+    assert await site.makes_pass() == ["get model", "get deployments", "get services", "apply Service"]
+
+
+async def test_service_that_is_gone_is_made_again() -> None:
+    site = Site()
+    await serves(site)
+    site.world.service = None
+    assert await site.makes_pass() == ["get model", "get deployments", "apply Service"]
+
+
+async def serves(site: Site) -> None:
+    await site.makes_pass()
+    site.export_ends()
+    await site.makes_pass()
+    site.world.rollout_ends()
+    await site.makes_pass()
+
+
+async def test_operator_that_starts_anew_reads_the_service_until_it_has_applied_one() -> None:
+    world = World()
+    await serves(Site(world))
+    again = Site(world)
+    for _ in range(2):
+        assert await again.makes_pass() == ["get model", "get deployments", "get services"]
+
+
+def service_of_others(world: World) -> None:
+    world.service = strangers("Service")
+
+
+def deployment_of_others(world: World) -> None:
+    body = strangers("Deployment")
+    body["metadata"]["name"] = "minilm-cpu"
+    world.deployments["minilm-cpu"] = body
+
+
+@pytest.mark.parametrize("made", [service_of_others, deployment_of_others])
+async def test_what_somebody_else_made_meanwhile_is_met_and_not_taken_over(made: Callable[[World], None]) -> None:
+    site = Site()
+    await site.makes_pass()
+    site.export_ends()
+    listen(site.children, site.world)
+    made(site.world)
+    before = copy.deepcopy((site.world.service, site.world.deployments.get("minilm-cpu")))
+    calls = await site.makes_pass(deaf=True)
+    assert [call for call in calls if call.startswith("meet")]
+    after = (site.world.service, site.world.deployments.get("minilm-cpu"))
+    assert all(now == was for was, now in zip(before, after, strict=True) if was is not None)
+    reasons = {found.reason for found in site.world.model.status.conditions}
+    assert conditions.NAME_CONFLICT in reasons
+
+
+async def test_own_children_of_which_no_event_has_told_are_met_and_left_as_they_are() -> None:
+    site = Site()
+    await site.makes_pass()
+    site.export_ends()
+    await site.makes_pass()
+    deaf = Site(site.world)
+    status = copy.deepcopy(site.world.body["status"])
+    before = copy.deepcopy(site.world.deployments)
+    calls = await deaf.makes_pass(deaf=True)
+    assert calls[-3:] == ["meet Deployment", "get deployments", "get services"]
+    assert (site.world.deployments, site.world.body["status"]) == (before, status)
+
+
+async def test_server_that_takes_no_version_of_what_is_not_there_is_looked_at_first() -> None:
+    site = Site()
+    site.server.takes_versions = False
+    await site.makes_pass()
+    site.export_ends()
+    calls = await site.makes_pass()
+    assert calls[3:8] == ["meet Deployment", "get deployments", "get services", "apply Deployment", "apply Service"]
+
+
+@pytest.mark.parametrize("ends", [Site.export_ends, lambda site: site.world.export_fails(65)])
+async def test_end_of_a_job_that_was_not_heard_is_taken_in_with_its_pods(ends: Callable[[Site], Any]) -> None:
+    site, heard = Site(), Site()
+    for one in (site, heard):
+        await one.makes_pass()
+        one.world.export_runs()
+        await one.makes_pass()
+        ends(one)
+    calls = await site.makes_pass(deaf=True)
+    await heard.makes_pass()
+    assert "list pods" in calls
+    assert site.world.target() == heard.world.target()
