@@ -144,14 +144,37 @@ def test_namespace_that_is_deleted_does_not_wait_for_a_removal(
     eventually(lambda: world[0].kubectl.get("namespace", models.namespace) is None, "no namespace", 60)
 
 
+def deployed(models: Models) -> str:
+    """A Deployment in place of the operator's, with a pod."""
+    labels = {"app": "operator"}
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "operator:1"}]}}
+    body = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "operator"},
+        "spec": {"selector": {"matchLabels": labels}, "template": pod},
+    }
+    models.api("POST", models.path("deployments", group="/apis/apps/v1"), body)
+    eventually(lambda: operators(models), "the operator's pod")
+    return f"{models.namespace}/operator"
+
+
+def operators(models: Models) -> list[Json]:
+    path = models.path("pods", group="/api/v1")
+    found: list[Json] = models.api("GET", f"{path}?labelSelector=app=operator")["items"]
+    return found
+
+
 def test_released_model_goes_without_an_operator(world: tuple[ControlPlane, Operator], models: Models) -> None:
     proven(models, "minilm", "a", **DELETED)
-    world[1].kill()  # as an uninstall does, after its hook has released all models
-    command = [sys.executable, "-m", "torchscript_operator.controller.release"]
+    name = deployed(models)
+    world[1].kill()  # as an uninstall's hook does by scaling its Deployment, for which another stands here
+    command = [sys.executable, "-m", "torchscript_operator.controller.release", f"--stop={name}"]
     environment = os.environ | {"KUBECONFIG": str(world[0].kubeconfig)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "models are released" in done.stderr
+    assert operators(models) == []
     assert "finalizers" not in models.get()["metadata"]
     models.delete()
     eventually(lambda: is_gone(models), "the model to go")

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tests.golden.chart import rendering
+from torchscript_operator.controller import release
 from torchscript_operator.controller.census import Census
 from torchscript_operator.controller.settings import LeaderElection, Settings
 
@@ -82,6 +83,22 @@ def test_leases_are_granted_in_the_releases_namespace_alone_and_by_name(scope: t
 )
 def test_values_that_cannot_work_are_refused(given: str, words: str) -> None:
     assert words in rendering.refusal("--set", given)
+
+
+@pytest.mark.parametrize("values", [(), rendering.values_of("full")])
+def test_uninstall_ends_the_operator_before_it_releases_models(values: tuple[str, ...]) -> None:
+    items = rendering.objects(*values)
+    (operators,) = rendering.of_kind(items, "Deployment")
+    hooks = [each for each in rendering.of_kind(items, "Job") if each["metadata"]["name"].endswith("-uninstall")]
+    (hook,) = hooks
+    template = hook["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    name = f"{operators['metadata']['namespace']}/{operators['metadata']['name']}"
+    assert container["command"][-1] == f"--stop={name}"
+    grace = operators["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert hook["spec"]["activeDeadlineSeconds"] > grace + release.MARGIN_SECONDS
+    # Else it would wait for itself.
+    assert not operators["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
 
 
 WATCHED = ("--set", "metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true")
