@@ -15,6 +15,7 @@ from tests.e2e import previous
 from tests.e2e import site as sites
 from tests.e2e.reference import TOLERANCE, ask, eager
 from torchscript_operator.api import crd
+from torchscript_operator.controller.model import FINALIZER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,6 +131,21 @@ def operator_image(models: Models) -> str:
     return image
 
 
+def removed_with_it(body: Json) -> None:
+    """The artifacts of a model are to go with it."""
+    body["spec"]["artifact"]["deletionPolicy"] = "Delete"
+
+
+def removed_with_it_and_turned_off(body: Json) -> None:
+    removed_with_it(body)
+    body["spec"]["serving"]["replicas"] = 0
+
+
+def finalizers(models: Models, name: str) -> list[str]:
+    found: list[str] = (models.get(name) or {})["metadata"].get("finalizers", [])
+    return found
+
+
 @pytest.fixture
 def present(models: Models) -> Iterator[Models]:
     """Whatever happens, the next test finds the present release."""
@@ -144,20 +160,28 @@ def test_a_model_serves_through_upgrade_uninstall_and_return(present: Models, tm
     image.load()
     sites.install(site, chart=chart, operator=image.reference)
     assert operator_image(models) == image.reference
-    models.apply("steady")
+    models.apply("steady", removed_with_it)
     models.settled("steady")
+    # Its export finds the other's artifact in the store, and no pod serves it.
+    models.apply("leaving", removed_with_it_and_turned_off)
     with asked_all_the_time(models.url("steady"), "steady") as wrong:
         sites.install(site)
         assert operator_image(models) == site.images.operator != image.reference
         definition = models.kubectl.get("crd", CRD)
         assert definition["spec"]["versions"] == yaml.safe_load(crd.render())["spec"]["versions"]
         models.settled("steady")
+        models.settled("leaving")
+        assert finalizers(models, "steady") == finalizers(models, "leaving") == [FINALIZER]
 
         said = site.helm("uninstall", sites.RELEASE, SYSTEM, "--wait")
         assert "kept" in said
         assert CRD in said
         assert items(models, "deployments", SYSTEM) == []
-        assert models.get("steady") is not None
+        # Nobody is left to remove artifacts, so no model waits for that; what serves a model goes with it.
+        assert finalizers(models, "steady") == finalizers(models, "leaving") == []
+        assert len(models.children("deployments", "leaving")) == 1
+        models.kubectl.run("delete", "torchscriptmodel", "leaving", f"--namespace={models.namespace}", "--timeout=60s")
+        models.until(lambda: not models.children("deployments", "leaving"), "no Deployment of a model that is gone", 60)
     assert wrong == []
 
     # Nobody looks after it, but its pods still find what they need.
@@ -172,4 +196,5 @@ def test_a_model_serves_through_upgrade_uninstall_and_return(present: Models, tm
         models.apply("steady", lambda body: body["spec"]["serving"].update(replicas=2))
         models.settled("steady")
         assert len(serving_pods(models, "steady")) == 2
+        assert finalizers(models, "steady") == [FINALIZER]
     assert wrong == []
