@@ -136,6 +136,11 @@ def removed_with_it(body: Json) -> None:
     body["spec"]["artifact"]["deletionPolicy"] = "Delete"
 
 
+def removed_with_it_and_doubled(body: Json) -> None:
+    removed_with_it(body)
+    body["spec"]["serving"]["replicas"] = 2
+
+
 def removed_with_it_and_turned_off(body: Json) -> None:
     removed_with_it(body)
     body["spec"]["serving"]["replicas"] = 0
@@ -193,7 +198,7 @@ def test_a_model_serves_through_upgrade_uninstall_and_return(present: Models, tm
 
     with asked_all_the_time(models.url("steady"), "steady") as wrong:
         sites.install(site)
-        models.apply("steady", lambda body: body["spec"]["serving"].update(replicas=2))
+        models.apply("steady", removed_with_it_and_doubled)
         models.settled("steady")
         assert len(serving_pods(models, "steady")) == 2
         assert finalizers(models, "steady") == [FINALIZER]
