@@ -39,7 +39,7 @@ demo: venv ## Everything from an empty machine to an answered request (CONTEXT=â
 .PHONY: test
 test: lint verify cluster-build images ## Every test, as CI runs them
 	@$(PYTHON) -m tests.cluster build kwok flux kubeconform
-	@$(PYTHON) -m pytest tests --numprocesses 2 --no-loadscope-reorder
+	@$(PYTHON) -m pytest tests --numprocesses 3 --no-loadscope-reorder
 
 .PHONY: unit
 unit: venv ## The fast tests: pure functions, golden files, the chart

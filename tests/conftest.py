@@ -1,4 +1,4 @@
-"""Which tests may run beside each other: `make test` gives every core a worker."""
+"""Which tests may run beside each other: `make test` has three workers."""
 
 from __future__ import annotations
 

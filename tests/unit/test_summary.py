@@ -129,8 +129,8 @@ def test_messages_of_several_targets_name_them() -> None:
     world = World(spec(targets=targets("one", "two")))
     world.settle()
     message = world.condition(conditions.COMPILED).message
-    assert "one: Job minilm-export-" in message
-    assert "two: Job minilm-export-" in message
+    assert "one: Waiting for Job minilm-export-" in message
+    assert "two: Waiting for Job minilm-export-" in message
 
 
 def test_transition_time_stays_while_only_the_message_changes() -> None:
@@ -138,7 +138,7 @@ def test_transition_time_stays_while_only_the_message_changes() -> None:
     world.settle()
     before = world.condition(conditions.COMPILED)
     world.wait(100)
-    world.pod_of(world.running(), workers.pod_status("export", {"running": {}}))
+    world.pod_of(world.running(), workers.pod_status("export", workers.waiting("ErrImagePull", "no")))
     world.settle()
     after = world.condition(conditions.COMPILED)
     assert after.message != before.message
