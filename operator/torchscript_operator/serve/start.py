@@ -25,7 +25,7 @@ which a neighbour on the same core stands still."""
 ARENAS_OPTION = -8
 """M_ARENA_MAX of mallopt(3): one for each thread that computes and one for all others. More would keep tens of MiB."""
 SWITCH_SECONDS = 0.0001
-"""After which a thread that runs Python lets another in. By default a pass that has ended waits for up to 5 ms while the
+"""After which a thread that runs Python lets another in. By default a pass that has ended may wait for 5 ms while the
 event loop answers the last one's clients, and its processor does nothing."""
 
 
