@@ -155,19 +155,6 @@ def rolling() -> Told:
     return world
 
 
-def rolled_back() -> Told:
-    world = serving()
-    world.edit(source=NEW)
-    world.settle()
-    world.proves("b", FIGURES, precision="float32")
-    world.rollout_hangs(late=True)
-    world.wait(600)
-    world.settle()
-    world.rolls()
-    world.pods_are_ready()
-    return world
-
-
 def rolling_back() -> Told:
     """The new pods were not Ready in time, and the old artifact's are on their way back."""
     world = serving()
@@ -177,6 +164,13 @@ def rolling_back() -> Told:
     world.rollout_hangs(late=True)
     world.wait(600)
     world.settle()
+    return world
+
+
+def rolled_back() -> Told:
+    world = rolling_back()
+    world.rolls()
+    world.pods_are_ready()
     return world
 
 
