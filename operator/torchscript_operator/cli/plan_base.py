@@ -14,6 +14,12 @@ from torchscript_operator.controller.settings import Settings
 
 SETTLING_PASSES = 4
 """More than the planner needs from nothing to everything applied."""
+GROUPS = {
+    "Deployment": "deployments",
+    "HorizontalPodAutoscaler": "autoscalers",
+    "PodDisruptionBudget": "budgets",
+}
+"""Kinds of applied children to the field of Observed that holds them; there is but one Service."""
 
 
 def settled(base: Model, settings: Settings, now: datetime) -> tuple[Model, Observed]:
@@ -60,11 +66,7 @@ def _with(observed: Observed, body: Json) -> Observed:
     name = body["metadata"]["name"]
     if body["kind"] == "Service":
         return replace(observed, service=body)
-    group = {
-        "Deployment": "deployments",
-        "HorizontalPodAutoscaler": "autoscalers",
-        "PodDisruptionBudget": "budgets",
-    }[body["kind"]]
+    group = GROUPS[body["kind"]]
     others = [item for item in getattr(observed, group) if item["metadata"]["name"] != name]
     changed: dict[str, Any] = {group: (*others, body)}
     return replace(observed, **changed)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from torchscript_operator.cli import plan_changes
 from torchscript_operator.cli.cluster.access import Json
+from torchscript_operator.cli.plan_base import GROUPS
 from torchscript_operator.cli.plan_facts import STARTED, RollPlan, TargetPlan
 from torchscript_operator.controller import replicas
 from torchscript_operator.controller.model import DIGEST_ANNOTATION, Model
@@ -45,8 +46,7 @@ def _live(observed: Observed, body: Json) -> Json | None:
     name = body["metadata"]["name"]
     if body["kind"] == "Service":
         return observed.service
-    group = {"Deployment": observed.deployments, "HorizontalPodAutoscaler": observed.autoscalers}
-    listed = group.get(body["kind"], observed.budgets)
+    listed: tuple[Json, ...] = getattr(observed, GROUPS[body["kind"]])
     return next((item for item in listed if item["metadata"]["name"] == name), None)
 
 
