@@ -147,8 +147,8 @@ class Settings(Section):
     """For the URL in the status."""
     job_history_seconds: Annotated[int, Field(ge=60)] = 86400
     """Seconds that a finished Job is kept for its log."""
-    workers: Annotated[int, Field(ge=1, le=64)] = 32
-    """Models reconciled at once."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 64
+    """Models reconciled at once; all wait for the API server, whose priority and fairness is what keeps order."""
     resync_seconds: Annotated[int, Field(ge=30)] = 600
     """Seconds between two full looks at every model, give or take a tenth."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
