@@ -57,19 +57,19 @@ REFUSED = [
     figure("logits", "b1-s128", "6.10e-06", "0.99999999997", agreement="1"),
 ]
 CANDIDATES = [
-    ("bfloat16", True, 0, 4, "412.6", "0.99958", "Passed", True),
-    ("int8", True, 6, 4, "388.1", "0.99921", "Passed", False),
-    ("int8", True, 0, 4, "455.9", "0.9871", "Failed", False),
-    ("float32", True, 0, 4, "221.4", "0.99999999999689", "Passed", False),
-    ("float32", False, 0, 4, "204.0", "0.99999999999702", "Passed", False),
-    ("float32", True, 0, 2, "131.7", "0.99999999999689", "Passed", False),
-    ("bfloat16", False, 0, 4, None, None, "NotMeasured", False),
+    ("bfloat16", "packed", 0, 4, "412.6", "0.99958", "Passed", True),
+    ("int8", "frozen", 6, 4, "388.1", "0.99921", "Passed", False),
+    ("int8", "frozen", 0, 4, "455.9", "0.9871", "Failed", False),
+    ("float32", "packed", 0, 4, "221.4", "0.99999999999689", "Passed", False),
+    ("float32", "traced", 0, 4, "204.0", "0.99999999999702", "Passed", False),
+    ("float32", "packed", 0, 2, "131.7", "0.99999999999689", "Passed", False),
+    ("bfloat16", "frozen", 0, 4, None, None, "NotMeasured", False),
 ]
 
 
 def candidate(
     precision: str,
-    frozen: bool,
+    made: str,
     kept: int,
     threads: int,
     speed: str | None,
@@ -77,7 +77,8 @@ def candidate(
     verdict: str,
     chosen: bool,
 ) -> Json:
-    found = {"precision": precision, "frozen": frozen, "keptLayers": kept, "threads": threads, "verdict": verdict}
+    found = {"precision": precision, "keptLayers": kept, "threads": threads, "verdict": verdict}
+    found |= {"frozen": made == "frozen", "packed": made == "packed"}
     return found | {"textsPerSecond": speed, "minimumCosineSimilarity": cosine, "chosen": chosen}
 
 

@@ -69,8 +69,8 @@ def test_bfloat16_passes_at_the_default_cosine_where_the_processor_has_it(auto: 
         assert verdicts == {"NotAvailable"}
 
 
-def test_float32_is_measured_as_traced_and_frozen(auto: tuple[ExportOutcome, Path]) -> None:
-    assert {(row.frozen, row.verdict) for row in rows(auto, "float32")} == {(False, "Passed"), (True, "Passed")}
+def test_float32_is_measured_as_traced_and_packed(auto: tuple[ExportOutcome, Path]) -> None:
+    assert {(row.packed, row.verdict) for row in rows(auto, "float32")} == {(False, "Passed"), (True, "Passed")}
 
 
 def test_what_is_taken_is_the_fastest_that_passes(auto: tuple[ExportOutcome, Path]) -> None:
@@ -79,9 +79,10 @@ def test_what_is_taken_is_the_fastest_that_passes(auto: tuple[ExportOutcome, Pat
     passed = [row for row in manifest.candidates if row.verdict == "Passed"]
     assert manifest.candidates[0] == max(passed, key=lambda row: float(str(row.texts_per_second)))
     assert [row.chosen for row in manifest.candidates].count(True) == 1
-    assert (manifest.precision, manifest.frozen, manifest.threads) == (
+    assert (manifest.precision, manifest.frozen, manifest.packed, manifest.threads) == (
         manifest.candidates[0].precision,
         manifest.candidates[0].frozen,
+        manifest.candidates[0].packed,
         manifest.candidates[0].threads,
     )
     assert manifest.parity.verdict == "Passed"

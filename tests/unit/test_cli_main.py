@@ -188,12 +188,14 @@ def test_a_report_shows_its_answer_the_worst_texts_and_the_candidates(store: Pat
         "worstSamples": [{"output": "logits", "maximumAbsoluteDifference": "3e-5", "text": "A [red]cat[/red]"}],
     }
     candidate = {"precision": "bfloat16", "frozen": True, "verdict": "Passed", "textsPerSecond": "1234", "chosen": True}
-    found["manifest"]["candidates"] = [candidate]
+    packed = {"precision": "float32", "frozen": False, "packed": True, "verdict": "Passed", "textsPerSecond": "567"}
+    found["manifest"]["candidates"] = [candidate, packed]
     (store / KEY / "report.json").write_text(json.dumps(found))
     text = tsm("report", KEY).stdout
     assert "This may be rolled out." in text
     assert "A [red]cat[/red]" in text
     assert any(line.split()[:3] == ["✓", "bfloat16", "frozen"] and "1234" in line for line in text.splitlines())
+    assert any(line.split()[:2] == ["float32", "packed"] and "567" in line for line in text.splitlines())
 
 
 @pytest.mark.usefixtures("store")

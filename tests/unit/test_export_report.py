@@ -92,6 +92,16 @@ CANDIDATES = (
         verdict="Failed",
         reason="hidden differs <by far>",
     ),
+    Candidate(
+        precision="float32",
+        frozen=False,
+        packed=True,
+        threads=2,
+        texts_per_second="60.0",
+        minimum_cosine_similarity="0.99999",
+        maximum_absolute_difference="5e-06",
+        verdict="Passed",
+    ),
     Candidate(precision="bfloat16", frozen=False, verdict="NotAvailable", reason="this processor has none"),
 )
 
@@ -141,7 +151,8 @@ def test_worst_inputs_are_shown_with_their_text_escaped() -> None:
 def test_forms_are_listed_and_drawn_by_speed_and_error() -> None:
     page = html_of(report(manifest(candidates=CANDIDATES)))
 
-    assert elements(page, "circle") == 3
+    assert elements(page, "circle") == 4
+    assert page.count("float32, packed") == 2
     assert "hidden differs &lt;by far&gt;" in page
     assert "not available" in page
     assert "bfloat16, frozen (taken)" in page

@@ -14,6 +14,13 @@ def test_encoded_manifest_reads_back_the_same(tmp_path: Path) -> None:
     assert Manifest.model_validate_json(written.encode()) == written
 
 
+def test_manifest_of_before_there_were_packed_forms_is_read() -> None:
+    value = json.loads(manifest().encode())
+    del value["packed"]
+
+    assert not Manifest.model_validate(value).packed
+
+
 def test_encoding_is_canonical() -> None:
     encoded = manifest().encode()
 

@@ -48,7 +48,9 @@ def test_every_outcome_fits_and_stays_json(message: str, rows: int) -> None:
 
 
 def candidates(count: int) -> tuple[CandidateSummary, ...]:
-    row = Candidate(precision="int8", frozen=True, kept_layers=("a", "b"), verdict="Failed", texts_per_second="10.0")
+    row = Candidate(
+        precision="int8", frozen=True, packed=True, kept_layers=("a", "b"), verdict="Failed", texts_per_second="10.0"
+    )
     return tuple(
         CandidateSummary.of(row.model_copy(update={"chosen": index == 0, "threads": index})) for index in range(count)
     )
@@ -57,9 +59,9 @@ def candidates(count: int) -> tuple[CandidateSummary, ...]:
 def test_candidates_are_told_in_brief() -> None:
     found = ExportOutcome.model_validate_json(fit(outcome().model_copy(update={"candidates": candidates(2)})))
 
-    assert [(row.precision, row.kept_layers, row.chosen) for row in found.candidates] == [
-        ("int8", 2, True),
-        ("int8", 2, False),
+    assert [(row.precision, row.packed, row.kept_layers, row.chosen) for row in found.candidates] == [
+        ("int8", True, 2, True),
+        ("int8", True, 2, False),
     ]
 
 

@@ -82,15 +82,15 @@ def test_bfloat16_needs_instructions_for_it(
 ) -> None:
     monkeypatch.setattr(precision, "processor_features", lambda: features)
 
-    assert (missing_for("bfloat16") is None) is available
+    assert (missing_for(Form("bfloat16")) is None) is available
 
 
 def test_int8_needs_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    assert missing_for("int8") is None
+    assert missing_for(Form("int8")) is None
     monkeypatch.setattr(type(torch.backends.quantized), "engine", "none")
-    assert missing_for("int8") == "this build of torch has no engine for int8"
+    assert missing_for(Form("int8")) == "this build of torch has no engine for int8"
 
 
 def test_bfloat16_halves_the_weights_and_gives_float32(wrapped: Any) -> None:
@@ -183,7 +183,11 @@ def test_no_mixture_is_found_where_the_most_kept_layers_do_not_do() -> None:
 
 @pytest.mark.parametrize(
     ("form", "label"),
-    [(Form(), "float32"), (Form("int8", frozen=True, kept_layers=("a", "b")), "int8, frozen, 2 layers in float32")],
+    [
+        (Form(), "float32"),
+        (Form("bfloat16", packed=True), "bfloat16, packed"),
+        (Form("int8", frozen=True, kept_layers=("a", "b")), "int8, frozen, 2 layers in float32"),
+    ],
 )
 def test_a_form_has_a_name_for_people(form: Form, label: str) -> None:
     assert form.label == label

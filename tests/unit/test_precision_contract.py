@@ -42,7 +42,7 @@ def test_candidates_of_the_outcome_are_in_the_status() -> None:
     world = World(spec(precision="auto"))
     world.step()
     rows = [
-        {"precision": "bfloat16", "frozen": True, "threads": 2, "textsPerSecond": "120.0", "verdict": "Passed"},
+        {"precision": "bfloat16", "packed": True, "threads": 2, "textsPerSecond": "120.0", "verdict": "Passed"},
         {"precision": "int8", "keptLayers": 3, "minimumCosineSimilarity": "0.88", "verdict": "Failed"},
     ]
     world.export_ends(workers.proven(precision="bfloat16", candidates=[{**rows[0], "chosen": True}, rows[1]]))
@@ -51,6 +51,9 @@ def test_candidates_of_the_outcome_are_in_the_status() -> None:
 
     (target,) = world.body["status"]["targets"]
     assert target["precision"] == "bfloat16"
-    assert [(row["precision"], row["chosen"]) for row in target["candidates"]] == [("bfloat16", True), ("int8", False)]
+    assert [(row["precision"], row["packed"], row["chosen"]) for row in target["candidates"]] == [
+        ("bfloat16", True, True),
+        ("int8", False, False),
+    ]
     assert target["candidates"][1]["minimumCosineSimilarity"] == "0.88"
     assert target["candidates"][1]["keptLayers"] == 3

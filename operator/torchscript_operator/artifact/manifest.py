@@ -156,6 +156,8 @@ class Candidate(Document):
     precision: Literal["float32", "bfloat16", "int8"]
     frozen: bool
     """Weights were folded into the graph (torch.jit.freeze) before the file was saved."""
+    packed: bool = False
+    """Weights of linear layers are laid out for oneDNN once, by the file itself as it is loaded."""
     kept_layers: tuple[str, ...] = ()
     """int8: linear layers left in float32, since parity does not hold with them quantised."""
     quantized_layers: int = 0
@@ -199,6 +201,9 @@ class Manifest(Document):
     """The precision kept; differs from compilation.precision when that was auto."""
     frozen: bool = False
     """The files were saved after torch.jit.freeze: what parity proved is what a pod loads, with nothing done to it."""
+    packed: bool = False
+    """torch.jit.load has oneDNN lay out the weights of linear layers once, as the code in the file says: what parity
+    proved was loaded so, too. Absent from manifests of before there was such a form."""
     kept_layers: tuple[str, ...] = ()
     """int8: linear layers left in float32."""
     threads: int | None = None

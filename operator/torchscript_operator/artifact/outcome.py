@@ -49,6 +49,7 @@ class CandidateSummary(Document):
 
     precision: str
     frozen: bool = False
+    packed: bool = False
     kept_layers: int = 0
     """int8: how many linear layers stayed in float32."""
     threads: int | None = None
@@ -64,6 +65,7 @@ class CandidateSummary(Document):
         return cls(
             precision=candidate.precision,
             frozen=candidate.frozen,
+            packed=candidate.packed,
             kept_layers=len(candidate.kept_layers),
             threads=candidate.threads,
             texts_per_second=candidate.texts_per_second,

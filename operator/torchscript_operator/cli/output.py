@@ -92,7 +92,7 @@ def candidates(found: Iterable[CandidateSummary]) -> Table:
     rows = [
         (
             ("[green]✓[/] " if candidate.chosen else "  ") + escape(candidate.precision),
-            "frozen" if candidate.frozen else "-",
+            "frozen" if candidate.frozen else "packed" if candidate.packed else "-",
             str(candidate.kept_layers) if candidate.kept_layers else "-",
             str(candidate.threads or "-"),
             candidate.texts_per_second or "-",

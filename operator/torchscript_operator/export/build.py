@@ -22,7 +22,7 @@ from torchscript_operator.export.inputs import SENTENCES, Batch, InputMaker
 from torchscript_operator.export.loading import Loaded, load
 from torchscript_operator.export.logs import Progress
 from torchscript_operator.export.package import Built, Compiled, ModelFile
-from torchscript_operator.export.precision import FIXED_FORMS, Form, linear_layers, lower
+from torchscript_operator.export.precision import FIXED_FORMS, Form, fixed_form, linear_layers, lower
 from torchscript_operator.export.source import ResolvedSource
 from torchscript_operator.export.tasks import Task
 
@@ -173,6 +173,7 @@ class Builder:
                 compilation=self._request.compilation,
                 precision=compiled.form.precision,
                 frozen=compiled.form.frozen,
+                packed=compiled.form.packed,
                 kept_layers=compiled.form.kept_layers,
                 threads=threads,
                 candidates=candidates,
@@ -204,7 +205,7 @@ class Builder:
         """The form of a fixed precision; other compilers than TorchScript lower by themselves."""
         precision = self._request.compilation.precision
         tolerances.default_of(self._request.compilation.compiler, precision)
-        return FIXED_FORMS[precision] if self._lowers else Form(FIXED_FORMS[precision].precision)
+        return fixed_form(precision) if self._lowers else Form(FIXED_FORMS[precision][-1].precision)
 
     @property
     def _largest(self) -> Shape:

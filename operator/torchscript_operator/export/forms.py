@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 WHOLE_INT8 = Form("int8", frozen=True)
-AUTO = (PLAIN, Form("bfloat16"), Form("bfloat16", frozen=True), Form(frozen=True))
+AUTO = (PLAIN, Form("bfloat16", packed=True), Form("bfloat16", frozen=True), Form(packed=True))
 """What auto looks at before int8: first the plain form, so that there always is something to fall back on, then what
-gains most, so that a busy node, too, comes to it within the budget."""
+gains most, so that a busy node, too, comes to it within the budget. bfloat16 as traced and float32 frozen are left out:
+on all-MiniLM-L6-v2 they are as fast as bfloat16 frozen and float32 as traced, each within 4 %."""
 MOST_KEPT = 0.75
 """Share of linear layers that int8 may leave in float32; with more there is nothing left to gain."""
 REPAIRS = 3
@@ -55,9 +56,9 @@ class Forms:
         """
         if precision == "auto":
             for form in AUTO:
-                missing = missing_for(form.precision)
+                missing = missing_for(form)
                 yield form if missing is None else Unavailable(form, "NotAvailable", missing)
-        missing = missing_for("int8")
+        missing = missing_for(WHOLE_INT8)
         if missing is not None:
             yield Unavailable(WHOLE_INT8, "NotAvailable", missing)
             return

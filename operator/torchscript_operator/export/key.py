@@ -10,7 +10,7 @@ from torchscript_operator.artifact.request import ExportRequest
 from torchscript_operator.artifact.threads import available_threads
 from torchscript_operator.export.precision import processor_features
 
-KEY_VERSION = 1
+KEY_VERSION = 2
 """Raise when the export itself changes what it writes for the same request."""
 SEARCHED = frozenset({"auto", "int8"})
 """Precisions whose form, layers and threads are found by measuring."""

@@ -26,6 +26,9 @@ class Form:
     precision: Precision = "float32"
     frozen: bool = False
     """Fold the weights into the graph before saving."""
+    packed: bool = False
+    """Have oneDNN lay out the weights of linear layers once, as the file is loaded. Such weights are no constants, so
+    that no form is both frozen and packed."""
     kept_layers: tuple[str, ...] = ()
     """int8: linear layers, named as in the traced module, that stay in float32."""
 
@@ -33,13 +36,17 @@ class Form:
     def label(self) -> str:
         """For people, such as "int8, frozen, 3 layers in float32"."""
         kept = f"{len(self.kept_layers)} layers in float32" if self.kept_layers else None
-        return ", ".join(filter(None, (self.precision, "frozen" if self.frozen else None, kept)))
+        frozen, packed = "frozen" if self.frozen else None, "packed" if self.packed else None
+        return ", ".join(filter(None, (self.precision, frozen, packed, kept)))
 
 
 PLAIN = Form()
 """As traced, in float32."""
-FIXED_FORMS: dict[str, Form] = {"float32": PLAIN, "bfloat16": Form("bfloat16", frozen=True)}
-"""The form of each precision that is not searched for."""
+FIXED_FORMS: dict[str, tuple[Form, ...]] = {
+    "float32": (PLAIN,),
+    "bfloat16": (Form("bfloat16", packed=True), Form("bfloat16", frozen=True)),
+}
+"""The forms of each precision that is not searched for: the first that can be had is taken, the last always can."""
 
 
 def processor_features(path: Path = CPU_INFO) -> tuple[str, ...]:
@@ -54,16 +61,30 @@ def processor_features(path: Path = CPU_INFO) -> tuple[str, ...]:
     return tuple(feature for feature in FEATURES if feature in words)
 
 
-def missing_for(precision: Precision) -> str | None:
-    """What this node lacks for a precision, in words; None when it has what it takes."""
-    if precision == "bfloat16" and not BFLOAT16_FEATURES.intersection(processor_features()):
+def fixed_form(precision: str) -> Form:
+    """The form of a precision that is not searched for. KeyError for one that is."""
+    forms = FIXED_FORMS[precision]
+    return next((form for form in forms if not form.packed or _packing_refused(form) is None), forms[-1])
+
+
+def missing_for(form: Form) -> str | None:
+    """What this node lacks for a form, in words; None when it has what it takes."""
+    if form.precision == "bfloat16" and not BFLOAT16_FEATURES.intersection(processor_features()):
         return "this processor has none of avx512_bf16, amx_bf16 and Arm's bf16"
-    if precision == "int8":
+    if form.precision == "int8":
         import torch  # noqa: PLC0415
 
         if torch.backends.quantized.engine == "none":
             return "this build of torch has no engine for int8"
-    return None
+    return _packing_refused(form) if form.packed else None
+
+
+def _packing_refused(form: Form) -> str | None:
+    import torch  # noqa: PLC0415
+
+    from torchscript_operator.export.packed import refusal  # noqa: PLC0415
+
+    return refusal(torch.bfloat16 if form.precision == "bfloat16" else torch.float32)
 
 
 def lower(module: "nn.Module", inner: "nn.Module", form: Form) -> "nn.Module":
@@ -73,7 +94,7 @@ def lower(module: "nn.Module", inner: "nn.Module", form: Form) -> "nn.Module":
     else the wrapper does is never done in a lower precision. Raises ValueError for kept layers that do not exist.
     """
     if form.precision == "bfloat16":
-        return _bfloat16(module, inner)
+        return _bfloat16(module, inner, packed=form.packed)
     if form.precision == "int8":
         unknown = set(form.kept_layers) - set(linear_layers(module))
         if unknown:
@@ -85,6 +106,8 @@ def lower(module: "nn.Module", inner: "nn.Module", form: Form) -> "nn.Module":
                 if name not in form.kept_layers:
                     swap(shared, name, quantized(shared.get_submodule(name)))
         return shared
+    if form.packed:
+        return _pack(_share(module))
     return module
 
 
@@ -158,7 +181,19 @@ def fewest_kept(ranked: Sequence[tuple[str, float]], holds: Callable[[tuple[str,
     return high
 
 
-def _bfloat16(module: "nn.Module", inner: "nn.Module") -> "nn.Module":
+def _pack(module: "nn.Module") -> "nn.Module":
+    """Swap the linear layers of a module, which keeps its weights."""
+    from torchscript_operator.export.packed import PackedLinear, can_pack  # noqa: PLC0415
+
+    with _quiet():
+        for name in linear_layers(module):
+            layer = module.get_submodule(name)
+            if can_pack(layer):
+                swap(module, name, PackedLinear(layer))
+    return module
+
+
+def _bfloat16(module: "nn.Module", inner: "nn.Module", *, packed: bool) -> "nn.Module":
     import torch  # noqa: PLC0415
 
     from torchscript_operator.export.lowered import Lowered, to_float32  # noqa: PLC0415
@@ -175,7 +210,7 @@ def _bfloat16(module: "nn.Module", inner: "nn.Module") -> "nn.Module":
     # A wrapper may hold only parts of the model, such as its encoder.
     if id(inner) in memo:
         memo[id(inner)].register_forward_hook(lambda _module, _inputs, outputs: to_float32(outputs))
-    return Lowered(lowered).eval()
+    return Lowered(_pack(lowered) if packed else lowered).eval()
 
 
 def _share(module: "nn.Module") -> "nn.Module":
@@ -186,8 +221,9 @@ def _share(module: "nn.Module") -> "nn.Module":
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence torch.ao's farewell: it is where eager mode's quantised layers are, and they trace."""
+    """Silence the farewells of torch.ao, where eager mode's quantised layers are, and of torch.jit."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.")
         warnings.filterwarnings("ignore", message=r".*torch\.ao\.quantization")
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.ao\.")
         yield

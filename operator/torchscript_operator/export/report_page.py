@@ -187,7 +187,7 @@ def _short(figure: str) -> str:
 
 
 def _form(row: Candidate) -> str:
-    parts = [row.precision, "frozen" if row.frozen else "as traced"]
+    parts = [row.precision, "frozen" if row.frozen else "packed" if row.packed else "as traced"]
     if row.kept_layers:
         parts.append(f"{len(row.kept_layers)} layers in float32")
     return ", ".join(parts)
@@ -245,7 +245,9 @@ def _artifact(report: "Report") -> str:
         "Source": manifest.source.location,
         "Source digest": manifest.source.files_digest,
         "Compiler": " ".join((manifest.compilation.compiler, *manifest.compilation.arguments)),
-        "Precision": manifest.precision + (", frozen" if manifest.frozen else ""),
+        "Precision": manifest.precision
+        + (", frozen" if manifest.frozen else "")
+        + (", packed" if manifest.packed else ""),
         "Shapes": ", ".join(shape.name for shape in manifest.shapes),
         "Axes": ", ".join(f"{name} {kind}" for name, kind in axes.items()),
         "Longest input": f"{manifest.maximum_sequence} tokens",

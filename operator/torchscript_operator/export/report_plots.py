@@ -113,7 +113,7 @@ def speed_against_error(candidates: Sequence[Candidate], minimum_cosine: float) 
 
 def _name(row: Candidate) -> str:
     kept = f", {len(row.kept_layers)} layers kept" if row.kept_layers else ""
-    return f"{row.precision}{', frozen' if row.frozen else ''}{kept}"
+    return f"{row.precision}{', frozen' if row.frozen else ''}{', packed' if row.packed else ''}{kept}"
 
 
 def _ticks(highest: float) -> list[float]:

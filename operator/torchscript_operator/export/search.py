@@ -276,6 +276,7 @@ def _row(form: Form, verdict: str, reason: str | None = None) -> Candidate:
         {
             "precision": form.precision,
             "frozen": form.frozen,
+            "packed": form.packed,
             "keptLayers": form.kept_layers,
             "verdict": verdict,
             "reason": reason,

@@ -78,6 +78,8 @@ class CandidateStatus(StatusModel):
     precision: str
     frozen: bool = False
     """Weights were folded into the graph."""
+    packed: bool = False
+    """Weights of linear layers are laid out for oneDNN once, as the file is loaded."""
     kept_layers: int = 0
     """int8: linear layers left in float32."""
     threads: int | None = None

@@ -101,7 +101,7 @@ function candidates(found, width) {
     className: row.chosen ? "chosen" : null,
     cells: [
       h("span", {}, h("b", { class: "letter" }, LETTERS[index]), ` ${row.precision}`, row.chosen ? h("span", { class: "tag" }, "taken") : ""),
-      [row.frozen ? "frozen" : "as traced", row.keptLayers ? `${row.keptLayers} layers in float32` : ""].filter(Boolean).join(", "),
+      [row.frozen ? "frozen" : row.packed ? "packed" : "as traced", row.keptLayers ? `${row.keptLayers} layers in float32` : ""].filter(Boolean).join(", "),
       row.threads ?? "–",
       row.speed === null || row.speed === undefined ? "–" : row.speed.toLocaleString("en", { maximumFractionDigits: 1 }),
       row.distance === null || row.distance === undefined ? "–" : scientific(row.distance),
