@@ -3,6 +3,7 @@
 A file holds the weights as they are; `torch.jit.load` runs `__setstate__`, which is compiled into the file, so that
 whoever loads it needs nothing but torch. The operators are those that torch's own compiler, Inductor, calls.
 """
+# ruff: noqa: SLF001 - neither these operators nor a module's hooks have public names
 
 from typing import ClassVar
 
