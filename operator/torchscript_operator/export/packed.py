@@ -5,7 +5,7 @@ whoever loads it needs nothing but torch. The operators are those that torch's o
 """
 # ruff: noqa: SLF001 - neither these operators nor a module's hooks have public names
 
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features = layer.in_features
         self.out_features = layer.out_features
-        self.saved = torch.jit.script(SavedLinear(layer))  # type: ignore[no-untyped-call]
+        self.saved = torch.jit.script(SavedLinear(layer))
 
     @property
     def weight(self) -> Tensor:
@@ -91,7 +91,7 @@ class PackedLinear(nn.Module):
         return found
 
 
-def can_pack(layer: nn.Module) -> bool:
+def can_pack(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is one that oneDNN computes alike; subclasses, hooks and other types may do something else."""
     return (
         type(layer) is nn.Linear
