@@ -26,6 +26,8 @@ METADATA = """\
   {{- if .Values.crds.keep }}
   annotations:
     helm.sh/resource-policy: keep
+    # Argo CD heeds the line above where an Application is deleted, but not where it prunes, as after crds.enabled=false.
+    argocd.argoproj.io/sync-options: Prune=false
   {{- end }}
 """
 TAIL = "{{- end }}\n"

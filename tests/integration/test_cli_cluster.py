@@ -205,6 +205,26 @@ def test_reader_sees_models_and_is_told_what_is_left_out(
     assert "forbids it" in everywhere.stderr
 
 
+def test_plan_without_the_operators_settings_takes_them_from_the_models_own_artifacts(tsm: Tsm, models: Models) -> None:
+    source = {"s3": {"uri": f"s3://{models.namespace}/unseen"}}
+    models.create(source=source)
+    models.serves("a")
+    # No operator is to be found where nobody installed the chart.
+    done = tsm("plan", "-", "-o", "json", input=manifest(source=source))
+    (plan,) = json.loads(done.stdout)["models"]
+    assert (done.exit_code, plan["targets"][0]["action"]) == (0, "unchanged")
+    assert any("not known here" in note for note in plan["notes"])
+    changed = tsm("plan", "-", "-o", "json", input=manifest(source=source, inputs={"shapes": [{"sequence": 64}]}))
+    (plan,) = json.loads(changed.stdout)["models"]
+    assert [change["path"] for change in plan["targets"][0]["inputsChanged"]] == ["spec.inputs.shapes"]
+
+
+def test_wait_for_all_of_an_empty_namespace_is_no_success(tsm: Tsm) -> None:
+    result = tsm("wait", "--all")
+    assert result.exit_code == 1
+    assert "There is no model in namespace" in result.stderr
+
+
 def test_doctor_says_what_is_missing_around_the_models(tsm: Tsm, models: Models) -> None:
     models.create()
     models.awaits("Ready", "False", "Exporting")

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from tests.golden.chart import rendering
 from tests.integration.conftest import make_namespace
+from tests.integration.harness import eventually
 
 if TYPE_CHECKING:
     from tests.cluster.controlplane import ControlPlane
+    from tests.integration.harness import Operator
 
 Json = dict[str, Any]
 FOLDER = Path(__file__).resolve().parents[2] / "examples/gitops"
+EXAMPLES = sorted(FOLDER.parent.glob("*.yaml"))
+CRD = "CustomResourceDefinition"
 FIELD = "torchscript.dev_TorchScriptModel"
 
 
@@ -26,6 +31,66 @@ def test_overlay_is_accepted_as_it_is(plane: ControlPlane, overlay: str) -> None
     folder = FOLDER / "kustomize/overlays" / overlay
     done = plane.kubectl.run("apply", "--server-side", f"--kustomize={folder}", "--dry-run=server")
     assert "torchscriptmodel.torchscript.dev/minilm serverside-applied" in done
+
+
+def without_managers(body: Json) -> Json:
+    return {**body, "metadata": {key: value for key, value in body["metadata"].items() if key != "managedFields"}}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_applied_example_is_what_applying_it_again_would_make(
+    plane: ControlPlane, namespace: str, operator: Operator, path: Path
+) -> None:
+    """What Argo CD's and Flux's dry run compare: no default, status or finalizer of the operator shows as drift."""
+    assert operator.alive
+    where = f"--namespace={namespace}"
+    apply = (
+        "apply",
+        "--server-side",
+        "--field-manager=argocd-controller",
+        where,
+        f"--filename={path}",
+        "--output=json",
+    )
+    name = json.loads(plane.kubectl.run(*apply))["metadata"]["name"]
+
+    def seen() -> Json | None:
+        body: Json = plane.kubectl.get("torchscriptmodel", name, where)
+        return body if body.get("status", {}).get("conditions") else None
+
+    eventually(seen, "a status of the operator")
+
+    def same() -> bool:
+        # The operator may write in between; then it is looked at again.
+        live: Json = plane.kubectl.get("torchscriptmodel", name, where)
+        again: Json = json.loads(plane.kubectl.run(*apply, "--dry-run=server"))
+        if live["metadata"]["resourceVersion"] != again["metadata"]["resourceVersion"]:
+            return False
+        assert without_managers(again) == without_managers(live)
+        return True
+
+    eventually(same, "a moment without a write")
+
+
+def test_chart_is_what_applying_it_again_would_make(plane: ControlPlane) -> None:
+    wanted = rendering.installed(rendering.objects(*rendering.values_of("default")))
+    make_namespace(plane, rendering.NAMESPACE)
+    apply = ("apply", "--server-side", "--force-conflicts", "--field-manager=argocd-controller", "--filename=-")
+    flags = (f"--namespace={rendering.NAMESPACE}", "--output=json")
+    bodies = json.dumps({"apiVersion": "v1", "kind": "List", "items": [*wanted]})
+    lasting = json.dumps(
+        {"apiVersion": "v1", "kind": "List", "items": [body for body in wanted if body["kind"] != CRD]}
+    )
+    try:
+        live = json.loads(plane.kubectl.run(*apply, *flags, stdin=bodies))
+        again = json.loads(plane.kubectl.run(*apply, *flags, "--dry-run=server", stdin=bodies))
+    finally:
+        # `tsm doctor` of other tests would find this operator.
+        plane.kubectl.run("delete", flags[0], "--ignore-not-found", "--filename=-", stdin=lasting)
+    kept = [{key: body[key] for key in body if key != "status"} for body in map(without_managers, live["items"])]
+    found = [{key: body[key] for key in body if key != "status"} for body in map(without_managers, again["items"])]
+    assert len(found) > 5
+    assert found == kept
 
 
 def test_argo_cds_settings_take_the_patch_and_keep_what_they_have(plane: ControlPlane) -> None:

@@ -267,3 +267,9 @@ def test_wrong_options_are_refused(arguments: list[str]) -> None:
     result = tsm(*arguments)
     assert result.exit_code == 2
     assert "Traceback" not in result.output
+
+
+def test_name_that_no_repository_can_have_is_one_message() -> None:
+    with pytest.raises(CliError, match="no name of a repository") as raised:
+        starter.from_hub("bad name", "main", None, offline=True)
+    assert "OWNER/NAME" in raised.value.advice

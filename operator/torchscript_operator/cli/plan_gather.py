@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
+from torchscript_operator.api.v1alpha1.spec import Artifact
 from torchscript_operator.cli import plan_base, planning, requests
 from torchscript_operator.cli.cluster import installation, read
 from torchscript_operator.cli.cluster.access import REFUSED, ApiError, Cluster, Json
@@ -91,11 +92,34 @@ def online(
         own = list(notes)
         if settings is None and model.spec.artifact is None:
             own.append(NO_STORE)
-        around = Surroundings(
-            settings or requests.SETTINGS, others, None if nodes is None else tuple(nodes), tuple(own)
-        )
-        plans.append(planning.plan(mine, _live(cluster, mine), around, now))
+        live = _live(cluster, mine)
+        around = Surroundings(settings or shown(live), others, None if nodes is None else tuple(nodes), tuple(own))
+        plans.append(planning.plan(mine, live, around, now))
     return plans
+
+
+def shown(live: ModelView | None) -> Settings:
+    """What a model's own artifacts show of settings that may not be read: images, store and trust.
+
+    Without them an unchanged file would be told as a new export, since the image is an input of each artifact.
+    """
+    if live is None:
+        return requests.SETTINGS
+    made = {
+        target.compiler: (status.worker_image, status.artifact)
+        for target in live.model.spec.targets
+        if (status := live.model.target_status(target.name)).artifact is not None and target.job.image is None
+    }
+    found = requests.SETTINGS.model_copy(update={"trust": live.model.spec.source.trust or ()})
+    for compiler, (image, artifact) in made.items():
+        defaults = found.defaults(compiler).model_copy(update={"image": image})
+        found = found.model_copy(update={"compilers": {**found.compilers, compiler: defaults}})
+        if artifact is not None and artifact.uri.startswith("s3://"):
+            store = Artifact(
+                uri=artifact.uri.rpartition("/")[0], endpoint=artifact.store.endpoint, region=artifact.store.region
+            )
+            found = found.model_copy(update={"artifact_store": store})
+    return found
 
 
 def _settings(cluster: Cluster, namespace: str | None, notes: list[str]) -> Settings | None:

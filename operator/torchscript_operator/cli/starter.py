@@ -14,7 +14,7 @@ from torchscript_operator.api.v1alpha1.spec import Compiler, Task
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
 from torchscript_operator.artifact.request import HUB_TOKEN_VARIABLE
 from torchscript_operator.cli import documents, validation
-from torchscript_operator.cli.errors import CliError
+from torchscript_operator.cli.errors import USAGE, CliError
 from torchscript_operator.export import architectures, files
 
 TASKS: tuple[str, ...] = get_args(Task)
@@ -164,7 +164,13 @@ def from_hub(repository: str, revision: str, endpoint: str | None, *, offline: b
     except ImportError:
         return Found(origin="nowhere: huggingface_hub is not installed")
     from huggingface_hub import errors  # noqa: PLC0415
+    from huggingface_hub.utils import validate_repo_id  # noqa: PLC0415
 
+    try:
+        validate_repo_id(repository)
+    except errors.HFValidationError as error:
+        message = f"{repository} is no name of a repository."
+        raise CliError(message, USAGE, "Give it as OWNER/NAME, or as s3://bucket/prefix with --from.") from error
     if not offline:
         token = os.environ.get(HUB_TOKEN_VARIABLE)
         api = huggingface_hub.HfApi(endpoint=endpoint, token=token)

@@ -129,6 +129,9 @@ def await_models(cluster: "Cluster", names: list[str], wanted: object, limit: fl
 
     assert isinstance(wanted, waiting.Wanted)  # noqa: S101 - told to the type checker
     found = waiting.Waiting(cluster, names, wanted, limit, output.console(error=True)).run()
+    if not found:
+        where = cluster.namespace or "default"
+        raise CliError(f"There is no model in namespace {where}.", 1, "-n NAMESPACE waits for those of another.")
     for view in found:
         output.console().print(f"{view.model.name}: {view.state}, {view.reason}")
 
