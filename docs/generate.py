@@ -1,4 +1,4 @@
-"""Write what the documentation holds of the code: the API, default tolerances, failures and the operator's rights.
+"""Write what the documentation holds of the code: the API, tolerances, failures, the operator's rights and metrics.
 
 `python docs/generate.py` writes, `python docs/generate.py --check` compares and exits 1 on a difference.
 """
@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
 from torchscript_operator.api import conditions, crd
 from torchscript_operator.api.v1alpha1.base import VALIDATIONS
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
 from torchscript_operator.artifact.tolerances import DEFAULTS
+from torchscript_operator.controller import metrics as measured
+from torchscript_operator.controller.census import Census
 
 ROOT = Path(__file__).resolve().parent.parent
 END = "<!-- End of what is generated. -->\n"
@@ -229,6 +232,21 @@ def rights(root: Path) -> str:
     return table(*rows)
 
 
+def metrics() -> str:
+    """The operator's metrics, by the names that they are scraped under."""
+    own = [(each, *each.describe()) for each in vars(measured).values() if isinstance(each, MetricWrapperBase)]
+    rows = [
+        (
+            f"`{it.name}_total`" if it.type == "counter" else f"`{it.name}`",
+            it.type,
+            ", ".join(f"`{name}`" for name in labelled._labelnames),  # noqa: SLF001 -- nothing public has them
+            it.documentation,
+        )
+        for labelled, it in (*own, *((it, it) for it in Census().collect()))
+    ]
+    return table(("metric", "type", "labels", "is"), *rows)
+
+
 def kind_of(field: Json) -> str:
     """A field's type in words."""
     if field.get("x-kubernetes-int-or-string"):
@@ -307,6 +325,7 @@ def generated(root: Path) -> Mapping[Path, tuple[tuple[str, str], ...]]:
             (f"{package}/artifact/failures.py", failures()),
         ),
         Path("docs/security.md"): ((str(RULES), rights(root)),),
+        Path("docs/operations.md"): ((f"{package}/controller/metrics.py and census.py", metrics()),),
         Path("docs/api.md"): ((f"{package}/api", api()),),
     }
 
