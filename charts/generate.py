@@ -26,7 +26,7 @@ METADATA = """\
   {{- if .Values.crds.keep }}
   annotations:
     helm.sh/resource-policy: keep
-    # Argo CD heeds the line above where an Application is deleted, but not where it prunes, as after crds.enabled=false.
+    # Argo CD heeds the line above where an Application is deleted, but not where it prunes: crds.enabled=false.
     argocd.argoproj.io/sync-options: Prune=false
   {{- end }}
 """

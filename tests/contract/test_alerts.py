@@ -62,7 +62,8 @@ WELL = [
 
 def changed(**names: list[Json]) -> list[Json]:
     """The healthy day, with other series for some metrics."""
-    return [*(it for it in WELL if it["series"].partition("{")[0] not in names), *(it for new in names.values() for it in new)]
+    kept = [it for it in WELL if it["series"].partition("{")[0] not in names]
+    return kept + [it for new in names.values() for it in new]
 
 
 class Case(NamedTuple):
@@ -70,7 +71,7 @@ class Case(NamedTuple):
 
     given: list[Json]
     says: str
-    labels: dict[str, str] = {}
+    labels: dict[str, str] | None = None
 
 
 ILL: dict[str, Case] = {
@@ -151,7 +152,7 @@ def fires(groups: list[Json], name: str) -> Json:
     """That an alert fires at the end, and what it says."""
     rule, case = alerts(groups)[name], ILL[name]
     annotations = {**rule["annotations"], "description": case.says}
-    expected = {"exp_labels": {**rule["labels"], **case.labels}, "exp_annotations": annotations}
+    expected = {"exp_labels": {**rule["labels"], **(case.labels or {})}, "exp_annotations": annotations}
     return {**silent(name), "exp_alerts": [expected]}
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 
 from tests.unit import workers
 from tests.unit.test_children_properties import KEY, listen, live
-from tests.unit.world import SETTINGS, World
+from tests.unit.world import SETTINGS, World, stamp
 from torchscript_operator.api import conditions
 from torchscript_operator.controller.children import Children
+from torchscript_operator.controller.closer import LEAST_SECONDS
 from torchscript_operator.controller.cluster import ExistsError
 from torchscript_operator.controller.model import Json
 from torchscript_operator.controller.reconcile import PLURALS, Reconciler
@@ -42,6 +44,11 @@ class Server:
     async def children(self, _: str, plural: str, *__: str) -> tuple[Json, ...]:
         self.calls.append(f"list {plural}")
         return tuple(copy.deepcopy(list(live(self.world)[plural].values())))
+
+    async def list(self, _: str, plural: str, *__: str, fields: str) -> list[Json]:
+        assert fields
+        self.calls.append(f"list {plural}")
+        return []
 
     async def create(self, body: Json) -> Json | None:
         self.calls.append(f"create {body['kind']}")
@@ -214,3 +221,20 @@ async def test_end_of_a_job_that_was_not_heard_is_taken_in_with_its_pods(ends: C
     await heard.makes_pass()
     assert "list pods" in calls
     assert site.world.target() == heard.world.target()
+
+
+async def test_model_whose_turn_for_a_closer_look_it_is_not_says_nothing_and_comes_back() -> None:
+    site = Site()
+    await site.makes_pass()
+    job = site.world.running("cpu")
+    job["status"] = {"startTime": stamp(site.world.now)}
+    site.world.now += timedelta(minutes=1)
+    told = copy.deepcopy(site.world.body["status"])
+    site.server.calls.clear()
+    with site.reconciler.looks.turn():
+        listen(site.children, site.world)
+        later = await site.reconciler(KEY)
+        assert later == pytest.approx(LEAST_SECONDS)
+    assert not [call for call in site.server.calls if call.startswith(("list", "apply"))]
+    assert site.world.body["status"] == told
+    assert "list events" in await Site(site.world).makes_pass()

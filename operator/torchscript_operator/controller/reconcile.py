@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from torchscript_operator.api.v1alpha1.status import TorchScriptModelStatus
 from torchscript_operator.controller import deletion, events, scaling, serving
 from torchscript_operator.controller import plan as planning
 from torchscript_operator.controller.children import KINDS, Children
+from torchscript_operator.controller.closer import CloserLooks
 from torchscript_operator.controller.cluster import ApiError, Cluster, ExistsError
 from torchscript_operator.controller.departure import depart
 from torchscript_operator.controller.model import FINALIZER, MODEL_LABEL, Json, Model
@@ -66,6 +67,7 @@ class Reconciler:
     cluster: Cluster
     settings: Settings
     children: Children
+    looks: CloserLooks = field(default_factory=CloserLooks)
 
     async def observe(self, model: Model) -> Observed:
         """Read the children that matter to a pass, live and at once; a cache could show what is no longer there."""
@@ -112,14 +114,28 @@ class Reconciler:
                 item |= {"apiVersion": api_version, "kind": kind}
         return await self._accompanied(model, Observed(jobs, pods, deployments, service))
 
-    async def plan(self, model: Model, now: datetime) -> tuple[Plan, Observed]:
-        """Decide, and once more where the first decision rests on what only a closer look shows."""
+    async def plan(self, model: Model, now: datetime) -> tuple[Plan, Observed] | float:
+        """Decide, and once more where the first decision rests on what only a closer look shows.
+
+        Returns seconds instead, after which to try again, where that look is not this model's turn yet.
+        """
         observed = await self.observe(model)
         planned = planning.plan(model, self.settings, observed, now)
         closer_look = planned.look_closer and self.children.starting(model)
-        if planned.delete or planned.look_for_events or closer_look:
+        if planned.delete:
             observed = await self.look(model)
             planned = planning.plan(model, self.settings, observed, now)
+        if not (planned.look_for_events or closer_look):
+            return planned, observed
+        if not (planned.create or planned.apply or planned.delete or self.looks.may_begin()):
+            # Nothing is said meanwhile: without the look, what the last one found would seem to be over.
+            return self.looks.later(planned.requeue_seconds)
+        with self.looks.turn():
+            return await self._look_closer(model, now)
+
+    async def _look_closer(self, model: Model, now: datetime) -> tuple[Plan, Observed]:
+        observed = await self.look(model)
+        planned = planning.plan(model, self.settings, observed, now)
         if planned.look_for_events:
             told = [
                 await self.cluster.list("v1", "events", model.namespace, fields=WARNING_FIELDS + name)
@@ -174,7 +190,13 @@ class Reconciler:
             if written is None:
                 return AGAIN_SECONDS
             body["metadata"]["resourceVersion"] = written["metadata"]["resourceVersion"]
-        planned, observed = await self.plan(model, now)
+        return await self._carry_out(model, body, now)
+
+    async def _carry_out(self, model: Model, body: Json, now: datetime) -> Later | Rest:
+        decided = await self.plan(model, now)
+        if not isinstance(decided, tuple):
+            return decided
+        planned, observed = decided
         try:
             refusals, overtaken = await self._act(model, planned, observed)
         except ExistsError:
@@ -186,6 +208,7 @@ class Reconciler:
             planned = replace(planned, requeue_seconds=AGAIN_SECONDS)
         if planned.create:
             # Whoever applies a thousand models wants a thousand Jobs first, and then to be told of them.
+            key = Key(model.namespace, model.name)
             return lambda: self._logged(key, self._tell(model, body, planned, now))
         return await self._tell(model, body, planned, now)
 
