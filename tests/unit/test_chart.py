@@ -333,7 +333,10 @@ def test_what_serving_pods_need_stays_as_long_as_models_do() -> None:
 def test_crd_is_the_generated_one_and_kept() -> None:
     (found,) = rendering.of_kind(rendering.case("default"), "CustomResourceDefinition")
     assert found["spec"] == yaml.safe_load(crd.render())["spec"]
-    assert found["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert found["metadata"]["annotations"] == {
+        "helm.sh/resource-policy": "keep",
+        "argocd.argoproj.io/sync-options": "Prune=false",
+    }
 
 
 def test_crd_is_not_kept_when_so_chosen_and_absent_when_switched_off() -> None:
