@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ from tests.unit.test_chart_dashboard import SCRAPED, known
 from tests.unit.test_chart_operations import WATCHED
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.contract.promtool import Json
@@ -63,7 +65,7 @@ WELL = [
 def changed(**names: list[Json]) -> list[Json]:
     """The healthy day, with other series for some metrics."""
     kept = [it for it in WELL if it["series"].partition("{")[0] not in names]
-    return kept + [it for new in names.values() for it in new]
+    return [*kept, *(it for new in names.values() for it in new)]
 
 
 class Case(NamedTuple):
@@ -71,7 +73,7 @@ class Case(NamedTuple):
 
     given: list[Json]
     says: str
-    labels: dict[str, str] | None = None
+    labels: Mapping[str, str] = MappingProxyType({})
 
 
 ILL: dict[str, Case] = {
@@ -152,7 +154,7 @@ def fires(groups: list[Json], name: str) -> Json:
     """That an alert fires at the end, and what it says."""
     rule, case = alerts(groups)[name], ILL[name]
     annotations = {**rule["annotations"], "description": case.says}
-    expected = {"exp_labels": {**rule["labels"], **(case.labels or {})}, "exp_annotations": annotations}
+    expected = {"exp_labels": {**rule["labels"], **case.labels}, "exp_annotations": annotations}
     return {**silent(name), "exp_alerts": [expected]}
 
 

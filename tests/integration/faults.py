@@ -69,6 +69,15 @@ def lost() -> Action:
     return act
 
 
+def away() -> Action:
+    """Nobody is there."""
+
+    async def act(exchange: Exchange) -> web.StreamResponse:
+        return exchange.cut()
+
+    return act
+
+
 def unanswered(seconds: float) -> Action:
     """The server acts, and nothing is heard until the operator's patience is over."""
 
@@ -232,6 +241,24 @@ def gone_event(after: int = 0) -> Action:
         yield json.dumps({"type": "ERROR", "object": said}).encode() + b"\n"
 
     return watched(change)
+
+
+def compacted() -> Action:
+    """The server knows no versions but those of its lists, each for one watch alone, which ends at its second event."""
+    known: set[tuple[str, str]] = set()
+
+    async def act(exchange: Exchange) -> web.StreamResponse:
+        path = exchange.request.path
+        if exchange.call.verb == "list":
+            answer = await exchange.upstream()
+            known.add((path, json.loads(answer.body)["metadata"]["resourceVersion"]))
+            return await exchange.give(answer)
+        place = path, exchange.request.query.get("resourceVersion", "")
+        is_known = place in known
+        known.discard(place)
+        return await gone_event(after=1 if is_known else 0)(exchange)
+
+    return act
 
 
 def broken(after: int = 0) -> Action:

@@ -122,6 +122,22 @@ def test_model_without_artifacts_goes_at_once(models: Models) -> None:
     assert models.jobs() == []
 
 
+def test_model_that_was_put_back_from_a_backup_goes_too(models: Models) -> None:
+    """Whoever applies what `kubectl get -o yaml` has said has set the finalizer as well."""
+    models.create(suspend=True, **DELETED)
+    backup = eventually(lambda: it if (it := models.get())["metadata"].get("finalizers") else None, "the finalizer")
+    models.delete()
+    eventually(lambda: is_gone(models), "the model to go")
+    metadata = {"name": "minilm", "finalizers": [*backup["metadata"]["finalizers"], "example.com/other"]}
+    kept = {key: backup[key] for key in ("apiVersion", "kind", "spec")}
+    models.api("POST", models.path("torchscriptmodels"), {**kept, "metadata": metadata})
+    models.awaits("Ready", "False", "Suspended")
+    models.delete()
+    eventually(lambda: models.get()["metadata"]["finalizers"] == ["example.com/other"], "others' finalizer alone")
+    models.api.merge(models.path("torchscriptmodels", "minilm"), {"metadata": {"finalizers": None}})
+    eventually(lambda: is_gone(models), "the model to go")
+
+
 def test_operator_that_restarts_goes_on_with_a_deletion(world: tuple[ControlPlane, Operator], models: Models) -> None:
     proven(models, "minilm", "a", **DELETED)
     world[1].kill()

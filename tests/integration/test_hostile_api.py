@@ -10,8 +10,8 @@ import pytest
 
 from tests.integration import faults
 from tests.integration.faults import FOR_EVER
-from tests.integration.harness import Models
-from tests.integration.impatience import SHORT_CALLS, MovedClock
+from tests.integration.harness import Models, eventually
+from tests.integration.impatience import IMPATIENT, SHORT_CALLS, MovedClock
 from tests.integration.lives import Lived, Site, World, changes, final, updated, withdrawn
 from tests.integration.proxy import Call, Exchange
 from tests.unit.converging import differences
@@ -100,6 +100,24 @@ def test_two_operators_with_bad_connections_do_what_one_does(world: World) -> No
     assert changes(site.line) + changes(rival.line) == reference.changes
     assert differences(final(site.models), reference.final) == []
     assert site.operator.faults() + rival.operator.faults() == []
+
+
+def test_passes_that_failed_in_an_outage_come_back_with_the_server_and_not_with_their_backoff(world: World) -> None:
+    day = {"queue.FIRST_RETRY_SECONDS": float(DAY), "queue.LAST_RETRY_SECONDS": float(DAY)}
+    site = world.open({**IMPATIENT, **day, "watch.LAST_RETRY_SECONDS": 1.0})
+    with site:
+        site.models.create()
+        site.models.awaits_job()
+        site.settle()
+        outage = site.line.rule(single(faults.every), faults.away(), times=FOR_EVER)
+        deafness = site.line.rule(faults.of("watch jobs"), faults.away(), times=FOR_EVER)
+        # The watch of before still tells of it, or the next look at everything asks for a pass.
+        site.models.export_ends("a")
+        eventually(lambda: outage.fired and deafness.fired, "a pass that fails, and a watch that finds nobody")
+        site.line.rules.clear()
+        site.models.rollout_ends("a")
+        site.models.awaits("Ready", "True")
+    assert site.operator.faults() == []
 
 
 @pytest.mark.parametrize("seconds", [-400 * DAY, 400 * DAY])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import signal
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +33,8 @@ INF1 = {"name": "inf1", "compiler": "neuron"}
 INF2 = {"name": "inf2", "compiler": "neuronx"}
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 TOO_MUCH = {"requests": {"memory": "900Gi"}}
+TOLD_SECONDS = 30
+"""A promise of the operator's, which takes it about one."""
 numbers = itertools.count(1)
 
 
@@ -226,6 +229,40 @@ def test_request_that_no_node_meets_says_why(models: Models, job: dict[str, Any]
     assert said in models.awaits("Compiled", "False", "Unschedulable")["message"]
     (pod,) = pods(models, "export")
     assert "nodeName" not in pod["spec"]
+    assert told_after(models, pod) <= TOLD_SECONDS
+
+
+def told_after(models: Models, pod: Json) -> float:
+    """Seconds from when a pod was made to the event that says why no node takes it, by the server's clock."""
+    told = eventually(lambda: [it for it in models.events() if it["reason"] == "Unschedulable"], "the event")
+    begun, ended = (
+        datetime.fromisoformat(it) for it in (pod["metadata"]["creationTimestamp"], told[0]["firstTimestamp"])
+    )
+    return (ended - begun).total_seconds()
+
+
+def test_claim_that_is_missing_is_told_with_what_names_it(models: Models) -> None:
+    models.create(source={"s3": None, "persistentVolumeClaim": {"claimName": "models"}})
+    said = models.awaits("Compiled", "False", "Unschedulable")["message"]
+    assert 'persistentvolumeclaim "models" not found' in said
+    assert "Constraint: spec.source.persistentVolumeClaim or spec.artifact.persistentVolumeClaim" in said
+
+
+def test_pods_that_a_quota_refuses_are_told(site: ControlPlane, models: Models) -> None:
+    models.create("exported")
+    first = placed(models, "exported-export")
+    site.kubectl.run("create", "quota", "none", "--hard=pods=0", f"--namespace={models.namespace}")
+    path = models.path("resourcequotas", "none", "/api/v1")
+    eventually(lambda: (models.api.find(path) or {}).get("status", {}).get("hard"), "the quota to be counted")
+    end(models, first, workers.proven("a"))
+    models.create("late")
+    for kind, name, field in (
+        ("Available", "exported", "spec.serving.resources"),
+        ("Compiled", "late", "spec.targets[].job.resources"),
+    ):
+        said = models.awaits(kind, "False", "PodRejected", name=name)["message"]
+        assert "exceeded quota: none" in said
+        assert f"Raise that quota, or lower {field}." in said
 
 
 def test_scheduler_that_changes_its_mind_is_heard_at_once(site: ControlPlane, models: Models) -> None:

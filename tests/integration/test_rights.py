@@ -11,7 +11,6 @@ from tests.cluster.controlplane import ControlPlane
 from tests.integration.conftest import SETTINGS, install_rights, make_namespace
 from tests.integration.forked import Forked
 from tests.integration.harness import OTHER, Api, Json, Models, Operator, audit, eventually, now
-from tests.unit import workers
 
 ROLE = "/apis/rbac.authorization.k8s.io/v1/clusterroles/tsm-torchscript-operator"
 APPLIED = {
@@ -152,9 +151,18 @@ def scoped(plane: ControlPlane, api: Api, only_operator: Operator, tmp_path: Pat
     operator.kill(signal.SIGTERM)
 
 
-def test_scoped_operator_needs_only_a_role_in_its_namespace(plane: ControlPlane, scoped: tuple[Models, str]) -> None:
+def test_scoped_operator_needs_only_a_role_in_its_namespace_and_all_of_that(
+    plane: ControlPlane, scoped: tuple[Models, str]
+) -> None:
     models, user = scoped
-    models.create()
-    models.serves("a")
-    assert models.get()["status"]["targets"][0]["artifact"]["digest"] == workers.digest_of("a")
+    # As of a model that an operator of the whole cluster has looked after before.
+    path = models.path("torchscriptmodels", "before")
+    models.create("before", suspend=True)
+    models.api.merge(path, {"metadata": {"finalizers": ["torchscript.dev/artifacts"]}})
+    eventually(lambda: "finalizers" not in models.get("before")["metadata"], "no finalizer")
+    use_everything(models)
+    assert "Remove them by hand" in models.get()["status"]["deletionPolicyMessage"]
+    eventually(lambda: ("list", "events") in used(plane, user), "a look for events about a Job without a pod")
     assert refused(plane, user) == []
+    role = models.api("GET", models.path("roles", "tsm-scoped", "/apis/rbac.authorization.k8s.io/v1"))
+    assert granted(role["rules"]) - used(plane, user) <= BEHIND_CALLS, "granted and never used"

@@ -43,12 +43,18 @@ def on_watches_of(kind: str, action: Action, site: Site) -> Rule:
     return site.line.rule(faults.of(f"watch {kind}"), action, times=FOR_EVER)
 
 
+def forgetful(site: Site) -> Rule:
+    """A server that has forgotten every version but that of the last list."""
+    return site.line.rule(lambda call: lists(call) or watches(call), faults.compacted(), times=FOR_EVER)
+
+
 def test_disturbed_watches_change_nothing(world: World) -> None:
     reference = world.reference(updated)
     lives = {
         name: partial(world.live, updated, partial(on_watches, action, times))
         for name, (action, times) in DISTURBED.items()
     }
+    lives["no watch goes on but from a new list (410)"] = partial(world.live, updated, forgetful)
     lived = world.all(lives)
     assert {name: found for name, one in lived.items() if (found := one.differs(reference))} == {}
     assert all(one.disturbance.fired for one in lived.values())

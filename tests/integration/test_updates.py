@@ -306,13 +306,59 @@ def test_service_that_somebody_else_made_is_not_taken_over(models: Models) -> No
     assert models.service() == before
 
 
-@pytest.mark.parametrize("kind", ["Deployment", "Service"])
-async def test_first_application_makes_what_is_not_there_and_changes_nothing_that_is(
-    plane: ControlPlane, models: Models, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    # The client has read the variable with the kubeconfig's path when it was imported.
+@pytest.fixture
+def kubeconfig(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator's own client, here, as the administrator."""
+    # It has read the variable with the kubeconfig's path when it was imported.
     load = partial(cluster.config.load_kube_config, config_file=str(plane.kubeconfig))
     monkeypatch.setattr(cluster.config, "load_kube_config", load)
+
+
+@pytest.mark.usefixtures("kubeconfig")
+async def test_deletion_spares_what_has_taken_the_name_since(models: Models) -> None:
+    path = models.path("jobs", "shared", "/apis/batch/v1")
+    models.strangers_job("shared")
+    old = models.api("GET", path)
+    models.api("DELETE", path, {"propagationPolicy": "Background"})
+    models.strangers_job("shared")
+    new = models.api("GET", path)
+    async with cluster.connect() as api:
+        await api.delete(old)
+        assert models.api("GET", path) == new
+        await api.delete(new)
+    assert models.api.find(path) is None
+
+
+@pytest.mark.usefixtures("kubeconfig")
+async def test_status_is_not_written_over_a_model_that_has_changed_since_it_was_read(models: Models) -> None:
+    models.create(suspend=True)
+    models.awaits("Ready", "False", "Suspended")
+    old = models.get()
+    models.annotate(changed="1")
+    async with cluster.connect() as api:
+        assert not await api.apply_status(old, {"observedGeneration": 99})
+    assert models.get()["status"] == old["status"]
+
+
+@pytest.mark.usefixtures("kubeconfig")
+async def test_nothing_is_written_into_a_model_that_has_taken_the_name_since(models: Models) -> None:
+    models.create(suspend=True)
+    models.awaits("Ready", "False", "Suspended")
+    old = models.get()
+    models.delete()
+    models.create(suspend=True)
+    models.awaits("Ready", "False", "Suspended")
+    new = models.get()
+    async with cluster.connect() as api:
+        assert not await api.apply_status(old, {"observedGeneration": 99})
+        uid = old["metadata"]["uid"]
+        assert await api.apply_finalizers(models.namespace, "minilm", uid, ["torchscript.dev/artifacts"]) is None
+    assert models.get() == new
+
+
+@pytest.mark.usefixtures("kubeconfig")
+@pytest.mark.parametrize("kind", ["Deployment", "Service"])
+async def test_first_application_makes_what_is_not_there_and_changes_nothing_that_is(models: Models, kind: str) -> None:
     wanted = child(kind, models.namespace)
     async with cluster.connect() as api:
         made = await api.apply_new(wanted)

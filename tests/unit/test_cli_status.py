@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.unit import views
 from tests.unit.views import FakeCluster
-from tests.unit.world import START
+from tests.unit.world import SETTINGS, START, World, spec
 from torchscript_operator.cli import failures, status
 from torchscript_operator.cli.ages import age, duration, seconds_of
 from torchscript_operator.cli.cluster.read import ModelView, Reading, parse, read
@@ -89,6 +89,17 @@ def test_end_of_a_log_is_shown_on_wish_and_is_no_markup() -> None:
     view = views.view(views.out_of_memory())
     assert "line one" not in shown(view)
     assert "[bold]line one[/bold]" in shown(view, View.WIDE)
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "said"), [((), "removes the artifacts that no other model refers to"), (("ml",), "artifacts stay")]
+)
+def test_what_becomes_of_artifacts_is_shown_before_a_deletion(namespaces: tuple[str, ...], said: str) -> None:
+    artifact = {"uri": "s3://artifacts/models", "deletionPolicy": "Delete"}
+    world = World(spec(artifact=artifact), SETTINGS.model_copy(update={"watch_namespaces": namespaces}))
+    world.settle()
+    assert said in shown(views.view(world))
+    assert "deletion" not in shown(views.view(views.serving()))
 
 
 def test_names_can_be_given_to_kubectl() -> None:

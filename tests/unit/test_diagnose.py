@@ -152,7 +152,7 @@ def test_report_of_the_worker_is_told_in_its_own_words() -> None:
 
 def test_end_of_the_log_is_kept_when_there_is_no_report() -> None:
     world = exporting()
-    world.export_fails(70, "x" * 5000 + "\nRuntimeError: boom")
+    world.export_fails(70, "first\n" + "x" * 5000 + "\nRuntimeError: boom")
     told(world)
     failure = world.target().last_failure
     assert failure is not None
@@ -319,6 +319,16 @@ def test_log_tail_holds_no_credential(text: str, secret: str) -> None:
     assert secret not in (found.log_tail or "")
     assert secret not in found.message
     assert "[redacted]" in (found.log_tail or "")
+
+
+@pytest.mark.parametrize("end", ["\nRuntimeError: boom", " RuntimeError: boom"])
+@pytest.mark.parametrize("before", range(12))
+def test_credential_that_the_kubelet_cut_in_two_is_not_kept(end: str, before: int) -> None:
+    begin = "token=hf_abcdefghijklmnopqrstuvwxyz"
+    written = begin + "." * (2048 + before - len(begin + end)) + end
+    tail = diagnose.log_tail(written[-2048:]) or ""
+    assert tail.endswith("RuntimeError: boom")
+    assert "qrstuvwxyz" not in tail
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,15 @@ def test_event_of_another_generation_has_another_name() -> None:
     assert events.build(world.model, told, world.now)["metadata"]["name"] != first["metadata"]["name"]
 
 
+def test_failure_that_a_retry_ends_in_again_has_another_name() -> None:
+    world = World()
+    world.step()
+    told = world.condition(conditions.READY)
+    first = events.build(world.model, told, world.now)
+    world.retry("1")
+    assert events.build(world.model, told, world.now)["metadata"]["name"] != first["metadata"]["name"]
+
+
 def test_failure_is_a_warning_and_progress_is_normal() -> None:
     world = World()
     world.step()

@@ -1,5 +1,7 @@
 """One target's export, pass by pass: started, awaited, taken in, repeated."""
 
+from typing import Any
+
 import pytest
 
 from tests.unit import workers
@@ -15,6 +17,22 @@ def test_first_pass_creates_one_job_and_nothing_else() -> None:
     assert (planned.apply, planned.delete) == ((), ())
     assert world.target().state == "Exporting"
     assert world.target().job == world.created[0]
+
+
+@pytest.mark.parametrize("edit", [{"suspend": True}, {"parallelism": 0}])
+def test_job_that_somebody_suspends_is_told_and_goes_on_when_it_is_resumed(edit: dict[str, Any]) -> None:
+    world = World()
+    world.settle()
+    job = world.running()
+    before = dict(job["spec"])
+    job["spec"] |= edit
+    world.wait(3600)
+    world.settle()
+    assert "suspended, though not by this operator" in world.condition(conditions.RECONCILING).message
+    assert world.running() is job
+    job["spec"] = before
+    world.settle()
+    assert "Waiting for Job" in world.condition(conditions.RECONCILING).message
 
 
 def test_job_is_created_once() -> None:

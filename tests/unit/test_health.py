@@ -128,14 +128,15 @@ def test_verb_is_kubernetes_word_for_a_request(method: str, url: str, expected: 
     assert verb(method, URL(f"https://server{url}")) == expected
 
 
-async def request(calls: Calls, path: str, *, status: int) -> None:
-    """A request as the HTTP client tells of it."""
+async def request(calls: Calls, path: str, *, status: int | None) -> None:
+    """A request as the HTTP client tells of it; without a status there is no answer."""
     context, session = SimpleNamespace(), None
     url = URL(f"https://server/prefix{path}")
-    answer = SimpleNamespace(status=status, ok=status < 400)
+    answer = SimpleNamespace(status=status, ok=status is not None and status < 400)
     told: Any = SimpleNamespace(method="GET", url=url, response=answer)
     await calls._started(session, context, told)  # type: ignore[arg-type]
-    await calls._ended(session, context, told)  # type: ignore[arg-type]
+    ended = calls._broke_off if status is None else calls._ended
+    await ended(session, context, told)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -146,3 +147,18 @@ async def test_watch_has_begun_when_the_server_accepts_it(path: str, status: int
     calls = Calls([JOBS])
     await request(calls, path, status=status)
     assert (calls.waiting() == []) is accepted
+
+
+@pytest.mark.parametrize(
+    ("statuses", "returns"),
+    [([200], 0), ([200, 200], 0), ([None, None, 200, 200], 1), ([503, 200], 1), ([403, 410, 429, 200], 0), ([None], 0)],
+)
+async def test_server_is_back_when_a_watch_begins_that_it_did_not_answer(
+    statuses: list[int | None], returns: int
+) -> None:
+    calls, found = Calls([JOBS]), []
+    calls.at_return = lambda: found.append(1)
+    for status in statuses:
+        await request(calls, f"{JOBS}?watch=true", status=status)
+        await request(calls, f"{JOBS}/x", status=200)
+    assert len(found) == returns

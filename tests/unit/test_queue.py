@@ -292,6 +292,22 @@ async def test_after_a_backoff_events_bring_passes_at_once_again(monkeypatch: py
         await until(lambda: len(passes.seen) == 3)
 
 
+async def test_end_of_an_outage_ends_backoffs_but_forgets_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "FIRST_RETRY_SECONDS", 3600.0)
+    monkeypatch.setattr(queues, "LAST_RETRY_SECONDS", 36000.0)
+    passes = Passes()
+    passes.errors = 2
+    async with running(passes) as queue:
+        queue.add(ONE)
+        await until(lambda: ONE in queue._held)
+        queue.relieve()
+        await until(lambda: queue._failures.get(ONE) == 2)
+        assert queue._held == {ONE}
+        queue.relieve()
+        await until(lambda: ONE not in queue._failures)
+        assert (passes.seen, queue._held, queue._timers) == ([ONE] * 3, set(), {})
+
+
 async def test_failed_rest_keeps_its_backoff_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "FIRST_RETRY_SECONDS", 3600.0)
     monkeypatch.setattr(queues, "LAST_RETRY_SECONDS", 3600.0)

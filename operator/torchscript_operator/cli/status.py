@@ -135,6 +135,7 @@ def show(view: ModelView, form: View, now: datetime, console: Console) -> None:
         "suspended": "yes: no export and no rollout starts" if model.spec.suspend else None,
         "url": serving.url if serving else None,
         "rollback": _pinned(view),
+        "deletion": _deletion(view),
     }
     console.print(output.pairs({name: value for name, value in about.items() if value is not None}))
     for title, header, rows in (
@@ -175,6 +176,14 @@ def _pinned(view: ModelView) -> str | None:
         return None
     ended = " (ended: another spec has been proven since)" if all(pin.ended for pin in pins) else ""
     return f"to {pins[0].to}{ended}"
+
+
+def _deletion(view: ModelView) -> str | None:
+    """What goes with a model that asks for its artifacts' removal, or why they stay."""
+    status = view.model.status
+    if status.deletion_policy is None:
+        return None
+    return status.deletion_policy_message or "removes the artifacts that no other model refers to"
 
 
 def _conditions(listed: Iterable[Condition], now: datetime) -> Rows:

@@ -148,6 +148,8 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
         children = Children()
         reconciler = Reconciler(replace(cluster, may_write=turn.leads), settings, children)
         queue = Queue(tracing.traced(reconciler, tracer), settings.workers, turn.leading.is_set)
+        # Else a model whose pass has failed meanwhile would wait for minutes that nobody needs.
+        calls.at_return = queue.relieve
         listener = handlers.Listener(queue)
         watches = [
             Watch(cluster, queue, children, plural, namespace, settings.resync_seconds)

@@ -7,6 +7,7 @@ such as a watch that begins again or a request that is sent once more.
 import re
 import time
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from types import SimpleNamespace
 
 import aiohttp
@@ -33,13 +34,19 @@ def verb(method: str, url: URL) -> str:
 
 
 class Calls:
-    """Counts requests, and knows when each watch was last begun."""
+    """Counts requests, and knows when each watch was last begun, and when the API server comes back."""
+
+    at_return: Callable[[], None]
+    """Called when a watch has begun for which there was no answer before, or only an error of the server's."""
 
     def __init__(self, watched: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         """Take the paths of all watches there should be."""
         self._clock = clock
         self._begun: dict[str, float | None] = dict.fromkeys(watched)
         self._since = clock()
+        self._away: set[str] = set()
+        """Paths of watches for which the API server was last away."""
+        self.at_return = lambda: None
 
     def trace(self) -> aiohttp.TraceConfig:
         """What an HTTP client has to be given."""
@@ -62,11 +69,16 @@ class Calls:
         self._count(asked, str(told.response.status), call)
         if asked == "watch" and told.response.ok:
             self.began(told.url.path)
+        elif asked == "watch" and told.response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._away.add(told.url.path)
 
     async def _broke_off(
         self, _: aiohttp.ClientSession, call: SimpleNamespace, told: aiohttp.TraceRequestExceptionParams
     ) -> None:
-        self._count(verb(told.method, told.url), NO_ANSWER, call)
+        asked = verb(told.method, told.url)
+        self._count(asked, NO_ANSWER, call)
+        if asked == "watch":
+            self._away.add(told.url.path)
 
     def _count(self, asked: str, code: str, call: SimpleNamespace) -> None:
         metrics.API_CALLS.labels(verb=asked, code=code).inc()
@@ -77,6 +89,9 @@ class Calls:
         for known in self._begun:
             if path.endswith(known):
                 self._begun[known] = self._clock()
+        if path in self._away:
+            self._away.discard(path)
+            self.at_return()
 
     def waiting(self) -> list[str]:
         """Paths of watches that have never been accepted."""

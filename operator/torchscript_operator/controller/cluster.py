@@ -18,7 +18,7 @@ from kubernetes.aio.utils.retry import Backoff, on_retry_after_error  # type: ig
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, KIND, PLURAL
 from torchscript_operator.controller.clock import Clock
-from torchscript_operator.controller.model import MANAGER, MODEL_LABEL, Json
+from torchscript_operator.controller.model import FINALIZER, MANAGER, MODEL_LABEL, Json
 
 REQUEST_SECONDS = 30
 """Longest time for one call; a server that takes longer is retried by the queue."""
@@ -73,6 +73,12 @@ class ExistsError(ApiError):
 
 def _is_retriable(error: Exception) -> bool:
     return isinstance(error, ApiException) and error.status == HTTPStatus.TOO_MANY_REQUESTS
+
+
+def _is_overtaken(error: ApiError) -> bool:
+    """Whether an object has changed since, or is gone, or its name is another's by now, whose uid cannot be changed."""
+    renamed = error.status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in error.message
+    return renamed or error.status in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}
 
 
 def _words(error: ApiException) -> str:
@@ -320,13 +326,13 @@ class Cluster:
         try:
             await self._call("PATCH", path, body, APPLY, query=FORCED)
         except ApiError as error:
-            if error.status != HTTPStatus.CONFLICT:
+            if not _is_overtaken(error):
                 raise
             return False
         return True
 
     async def apply_finalizers(self, namespace: str, name: str, uid: str, finalizers: Sequence[str]) -> Json | None:
-        """Set which finalizers of a model are ours; those of others stay. None for a model that is gone."""
+        """Set which finalizers of a model are ours; those of others stay. None for one that is gone or has changed."""
         body: Json = {
             "apiVersion": API_VERSION,
             "kind": KIND,
@@ -334,9 +340,16 @@ class Cluster:
         }
         try:
             path = f"{collection(API_VERSION, namespace, PLURAL)}/{name}"
-            return await self._call("PATCH", path, body, APPLY, query=FORCED)
+            written = await self._call("PATCH", path, body, APPLY, query=FORCED)
+            there = written["metadata"].get("finalizers", [])
+            if FINALIZER not in there or FINALIZER in finalizers:
+                return written
+            # Another has set it too, such as whoever has put a backup back: what is not applied stays theirs.
+            metadata = {field: written["metadata"][field] for field in ("uid", "resourceVersion")}
+            rest = {"metadata": {**metadata, "finalizers": [held for held in there if held != FINALIZER]}}
+            return await self._call("PATCH", path, rest, MERGE, query={"fieldManager": MANAGER})
         except ApiError as error:
-            if error.status not in {404, 409}:
+            if not _is_overtaken(error):
                 raise
             return None
 

@@ -5,6 +5,7 @@ Each check looks at one thing and returns None where it has nothing to say; the 
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -160,6 +161,9 @@ def ended(state: Json) -> Finding:
 
 def log_tail(text: str) -> str | None:
     """The end of a container's log, bounded, and without what looks like a credential."""
+    if len(text.encode()) >= LOG_TAIL_CHARACTERS:
+        # The kubelet cuts at a byte: half a credential does not look like one.
+        text = re.sub(r"^(.*\n|\S*\s*)", "", text, count=1)
     return logs.redact_unknown(text)[-LOG_TAIL_CHARACTERS:] or None
 
 

@@ -44,7 +44,9 @@ def changes(before: Iterable[Condition], after: Iterable[Condition]) -> list[Con
 
 def build(model: Model, condition: Condition, now: datetime) -> Json:
     """An Event about a condition. Its name comes from its content, so that writing it again finds it there."""
-    identity = digest.of_value([model.uid, model.generation, condition.reason, condition.message, condition.status])
+    # A retry that somebody has asked for is told of although it ends as before.
+    said = [condition.reason, condition.message, condition.status]
+    identity = digest.of_value([model.uid, model.generation, model.retry, *said])
     reference = {
         "apiVersion": API_VERSION,
         "kind": KIND,

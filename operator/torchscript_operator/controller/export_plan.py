@@ -20,7 +20,7 @@ from torchscript_operator.artifact.request import ExportRequest
 from torchscript_operator.controller import diagnose, export_report, jobs, placement, starting
 from torchscript_operator.controller.diagnose import Finding
 from torchscript_operator.controller.model import ATTEMPT_LABEL, RETRY_ANNOTATION, Json, Model
-from torchscript_operator.controller.observed import Observed, attempt_of, ended, is_true, owned
+from torchscript_operator.controller.observed import Observed, attempt_of, ended, halted, is_true, owned
 from torchscript_operator.controller.settings import Settings
 
 MOST_NO_POD_SECONDS = 60
@@ -186,6 +186,10 @@ class _Target:
         """A Job that has not ended: say how far it is, or what holds it up."""
         name = job["metadata"]["name"]
         pods = self.observed.job_pods(job)
+        if not pods and halted(job):
+            # By somebody who has reasons, such as a queue that admits Jobs one after the other.
+            message = f"Job {name} is suspended, though not by this operator; it goes on once somebody resumes it."
+            return self.exporting(message)
         if not pods:
             age = diagnose.seconds_since(job["metadata"]["creationTimestamp"], self.now)
             # Before its controller has taken a Job up, no event says anything about it.

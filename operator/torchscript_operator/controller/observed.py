@@ -99,6 +99,11 @@ def ended(job: Json) -> bool:
     return is_true(job, "Complete") or is_true(job, "Failed")
 
 
+def halted(job: Json) -> bool:
+    """Whether somebody keeps a Job from having pods; this operator never does."""
+    return bool(job["spec"].get("suspend")) or job["spec"].get("parallelism") == 0
+
+
 def attempt_of(job: Json) -> str | None:
     """The attempt that a Job carries out."""
     return label(job, ATTEMPT_LABEL)

@@ -102,6 +102,12 @@ class Queue:
         self.add_after(key, self._backoff(key))
         self._held.add(key)
 
+    def relieve(self) -> None:
+        """End all backoffs: the API server was away and is back. A key that fails again waits longer than before."""
+        for key in tuple(self._held):
+            self._held.discard(key)
+            self.add(key)
+
     def oldest_seconds(self) -> float:
         """How long the key at the head has waited."""
         return time.monotonic() - min(self._waiting.values()) if self._waiting else 0.0
