@@ -214,7 +214,8 @@ def test_plan_without_the_operators_settings_takes_them_from_the_models_own_arti
     (plan,) = json.loads(done.stdout)["models"]
     assert (done.exit_code, plan["targets"][0]["action"]) == (0, "unchanged")
     assert any("not known here" in note for note in plan["notes"])
-    changed = tsm("plan", "-", "-o", "json", input=manifest(source=source, inputs={"shapes": [{"sequence": 64}]}))
+    inputs = {"shapes": [{"batch": 1, "sequence": 64}]}
+    changed = tsm("plan", "-", "-o", "json", input=manifest(source=source, inputs=inputs))
     (plan,) = json.loads(changed.stdout)["models"]
     assert [change["path"] for change in plan["targets"][0]["inputsChanged"]] == ["spec.inputs.shapes"]
 
