@@ -121,13 +121,10 @@ class Reconciler:
         """
         observed = await self.observe(model)
         planned = planning.plan(model, self.settings, observed, now)
-        closer_look = planned.look_closer and self.children.starting(model)
-        if planned.delete:
-            observed = await self.look(model)
-            planned = planning.plan(model, self.settings, observed, now)
-        if not (planned.look_for_events or closer_look):
+        unsaid = planned.look_for_events or (planned.look_closer and self.children.starting(model))
+        if not (planned.delete or unsaid):
             return planned, observed
-        if not (planned.create or planned.apply or planned.delete or self.looks.may_begin()):
+        if not (planned.delete or planned.create or planned.apply or self.looks.may_begin()):
             # Nothing is said meanwhile: without the look, what the last one found would seem to be over.
             return self.looks.later(planned.requeue_seconds)
         with self.looks.turn():
