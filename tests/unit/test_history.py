@@ -136,6 +136,19 @@ def test_the_newest_artifact_comes_back_when_the_annotation_goes() -> None:
     assert pinned(world) is None
 
 
+def test_pin_is_in_the_status_before_the_deployment_follows_it() -> None:
+    """A spec may change as soon as the older artifact is seen to serve: the pin is of the spec before that change."""
+    world = served("ab")
+    world.body["metadata"]["annotations"][ROLLBACK_ANNOTATION] = "a"
+    planned = world.step()
+    assert (planned.apply, planned.requeue_seconds) == ((), 0.0)
+    assert world.rolled() == workers.digest_of("b")
+    assert pinned(world) is not None
+    world.edit(source=source("c"))
+    world.serves("c")
+    assert world.rolled() == workers.digest_of("c")
+
+
 def test_pin_outlives_scaling_and_other_settings_of_serving() -> None:
     world = rolled_back(served("ab"), "a")
     world.edit(serving={"replicas": 4}, revisionHistoryLimit=5)

@@ -152,7 +152,9 @@ def plan(
     pin: Pin | None = None,
 ) -> RolloutPlan:
     """Decide one Deployment's next step; a pin serves another artifact in place of the newest."""
-    known = _known(model, target.name).model_copy(update={"pinned": pin.status if pin else None})
+    known = _known(model, target.name)
+    pins = pin is not None and pin.served is not None and known.pinned != pin.status
+    known = known.model_copy(update={"pinned": pin.status if pin else None})
     if export.artifact is None or export.worker_image is None:
         return RolloutPlan(None, reason=conditions.PENDING, message="No artifact is proven yet.", busy=False)
     proven = ServedArtifact(artifact=export.artifact, worker_image=export.worker_image)
@@ -193,8 +195,9 @@ def plan(
     planned = step.plan(
         body if chosen is newest else serving.deployment(model, target, settings, chosen, live), export, now
     )
-    if fails and planned.apply is not None:
-        # First the status names what failed: what is put back tells no one why, should the operator die in between.
+    if (fails or pins) and planned.apply is not None:
+        # First the status says why, which what is put back tells no one: should the operator die in between, or the
+        # spec change as soon as an older artifact is seen to serve, it would be lost what failed or what was pinned.
         return replace(planned, apply=None, requeue_seconds=0.0)
     if live is None or running is None or planned.apply is not None or not (planned.busy or planned.stuck):
         return planned
