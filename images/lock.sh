@@ -23,7 +23,9 @@ for image in "neuron 3.10" "neuronx 3.12"; do
 done
 LOCK_UPGRADE= # the rest takes its versions from there
 all=tests/requirements.txt
-lock images/operator/requirements.txt --constraints "$all" --extra controller pyproject.toml
+# The operator sends its spans over HTTP.
+lock images/operator/requirements.txt --constraints "$all" --extra controller --extra tracing \
+    --no-emit-package grpcio --no-emit-package opentelemetry-exporter-otlp-proto-grpc pyproject.toml
 echo torch | lock images/worker/torch.txt --constraints "$all" -
 # What torch.txt holds is in its own layer of the image; `without` keeps it out of the next one.
 without=$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' images/worker/torch.txt)

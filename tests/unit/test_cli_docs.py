@@ -123,6 +123,35 @@ def test_no_colour_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -
     assert "\x1b" not in shown.output
 
 
+def test_a_line_of_a_table_stays_a_line_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = views.new()
+    world.edit(source={"s3": {"uri": f"s3://models/{'folder/' * 30}"}})
+    cluster = views.FakeCluster(views.view(world))
+    monkeypatch.setattr("torchscript_operator.cli.cluster.access.connect", lambda _options: views.connected(cluster))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    shown = CliRunner().invoke(app, ["status", "-o", "wide"])
+    assert shown.exit_code == 0, shown.output
+    header, *rows = shown.stdout.splitlines()
+    assert (header.split()[0], len(rows)) == ("name", 1)
+    assert len(rows[0]) > 250
+
+
+def test_no_page_is_opened_for_a_model_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = views.FakeCluster(views.view(views.new()))
+    monkeypatch.setattr("torchscript_operator.cli.cluster.access.connect", lambda _options: views.connected(cluster))
+    shown = CliRunner().invoke(app, ["dashboard", "other", "--no-open"])
+    assert (shown.exit_code, "There is no model other" in shown.stderr) == (1, True), shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], "No repository is named"), (["s3://models/minilm", "--file", "-"], "What the model is for is said nowhere")],
+)
+def test_init_asks_nobody_where_there_is_no_terminal(arguments: list[str], said: str) -> None:
+    shown = CliRunner().invoke(app, ["init", *arguments])
+    assert (shown.exit_code, said in shown.stderr) == (2, True), shown.output
+
+
 def complete(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the shell is given for a command line."""
     monkeypatch.setattr("typer.completion._get_shell_name", lambda: "bash", raising=False)

@@ -34,7 +34,9 @@ class Server:
 
     async def model(self, *_: str) -> Json:
         self.calls.append("get model")
-        return copy.deepcopy(self.world.body)
+        body = copy.deepcopy(self.world.body)
+        body["metadata"]["resourceVersion"] = "1"
+        return body
 
     async def find(self, _: str, plural: str, namespace: str, name: str) -> Json | None:
         assert namespace == KEY.namespace
@@ -68,7 +70,8 @@ class Server:
             raise ExistsError(409, "the object has been modified")
         return await self.apply(body)
 
-    async def apply_status(self, _: Json, status: Json) -> bool:
+    async def apply_status(self, read: Json, status: Json) -> bool:
+        assert read["metadata"].keys() == {"name", "namespace", "uid", "resourceVersion"}
         self.calls.append("apply status")
         self.world.body["status"] = status
         return True

@@ -18,8 +18,8 @@ from torchscript_operator.artifact.ordering import worst_first
 from torchscript_operator.artifact.outcome import CandidateSummary
 from torchscript_operator.cli.formats import Format
 
-PIPED_WIDTH = 200
-"""Columns where there is no terminal to ask, so that a line of a table stays a line."""
+PIPED_WIDTH = 10_000
+"""Columns where there is no terminal to ask, so that a line of a table stays a line, however long its cells."""
 VERDICT_STYLES = {"Passed": "green", "Failed": "bold red"}
 LONGEST_SHARE = 9
 """Characters of a similarity that is shown as it is."""

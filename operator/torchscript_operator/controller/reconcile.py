@@ -5,8 +5,10 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TypeVar
+from functools import partial
+from typing import NamedTuple, Self, TypeVar
 
+import orjson
 from pydantic import ValidationError
 
 from torchscript_operator.api import conditions
@@ -58,6 +60,28 @@ def _is_new(body: Json, observed: Observed) -> bool:
     if body["kind"] == "Deployment":
         return observed.deployment(body["metadata"]["name"]) is None
     return body["kind"] == "Service" and observed.service is None
+
+
+class _News(NamedTuple):
+    """What a pass has to tell, as JSON: of ten thousand models applied at once, each has its Job before any is told."""
+
+    read: Json
+    """What of the model's metadata an application of its status names."""
+    status: bytes
+    changes: bytes
+    """For each condition that is told of: its type, status and message, and its event."""
+    later: Later
+
+    @classmethod
+    def of(cls, model: Model, body: Json, planned: Plan, now: datetime) -> Self | None:
+        """Compare what was read with what was decided; None where there is no difference."""
+        wanted = dump_status(planned.status)
+        if wanted == body.get("status"):
+            return None
+        read = {name: body["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
+        changed = events.changes(model.status.conditions, planned.status.conditions)
+        told = [(item.type, item.status, item.message, events.build(model, item, now)) for item in changed]
+        return cls({"metadata": read}, orjson.dumps(wanted), orjson.dumps(told), planned.requeue_seconds)
 
 
 @dataclass(frozen=True)
@@ -203,11 +227,13 @@ class Reconciler:
             planned = planning.rejected(model, planned, f"The API server refused a child: {refusals[0]}", now)
         if overtaken:
             planned = replace(planned, requeue_seconds=AGAIN_SECONDS)
+        news = _News.of(model, body, planned, now)
+        if news is None:
+            return planned.requeue_seconds
         if planned.create:
             # Whoever applies a thousand models wants a thousand Jobs first, and then to be told of them.
-            key = Key(model.namespace, model.name)
-            return lambda: self._logged(key, self._tell(model, body, planned, now))
-        return await self._tell(model, body, planned, now)
+            return partial(self._tell_later, Key(model.namespace, model.name), news)
+        return await self._tell(news)
 
     async def _depart(self, body: Json, now: datetime) -> float | None:
         """Let a model go that is being deleted, once its artifacts are removed where it asks for that."""
@@ -261,24 +287,20 @@ class Reconciler:
 
         return noted
 
-    async def _tell(self, model: Model, body: Json, planned: Plan, now: datetime) -> float | None:
-        """Write the status if it says anything new, then an event for each change; returns when to look again."""
-        wanted = dump_status(planned.status)
-        if wanted == body.get("status"):
-            return planned.requeue_seconds
-        if not await self.cluster.apply_status(body, wanted):
+    async def _tell_later(self, key: Key, news: _News) -> Later:
+        return await self._logged(key, self._tell(news))
+
+    async def _tell(self, news: _News) -> Later:
+        """Write the status, then an event for each change; returns when to look again."""
+        if not await self.cluster.apply_status(news.read, orjson.loads(news.status)):
             # Whoever changed the model since it was read knows more than this pass.
             return AGAIN_SECONDS
-        for condition in events.changes(model.status.conditions, planned.status.conditions):
-            logger.info(
-                "%s is %s: %s",
-                condition.type,
-                condition.status,
-                condition.message,
-                extra={"model": f"{model.namespace}/{model.name}", "reason": condition.reason},
-            )
-            await self.cluster.create(events.build(model, condition, now))
-        return planned.requeue_seconds
+        metadata = news.read["metadata"]
+        extra = {"model": f"{metadata['namespace']}/{metadata['name']}"}
+        for kind, status, message, event in orjson.loads(news.changes):
+            logger.info("%s is %s: %s", kind, status, message, extra={**extra, "reason": event["reason"]})
+            await self.cluster.create(event)
+        return news.later
 
     async def _refuse(self, body: Json, message: str, now: datetime) -> float | None:
         """Say that the types refuse a spec that the stored CRD let through: the two are of different releases."""
@@ -286,4 +308,5 @@ class Reconciler:
         text = (
             f"The spec does not fit this operator: {message}. Correct it, or install the CRD of the operator's release."
         )
-        return await self._tell(model, body, planning.stalled(model, conditions.INVALID_SPEC, text, now), now)
+        news = _News.of(model, body, planning.stalled(model, conditions.INVALID_SPEC, text, now), now)
+        return None if news is None else await self._tell(news)

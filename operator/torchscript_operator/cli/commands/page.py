@@ -1,12 +1,16 @@
 """The command that shows models on a page."""
 
-from typing import Annotated
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from torchscript_operator.cli.commands.look import opened
 from torchscript_operator.cli.errors import CliError
 from torchscript_operator.cli.options import AllNamespaces, Context, Endpoint, Kubeconfig, Namespace, complete_model
+
+if TYPE_CHECKING:
+    from torchscript_operator.cli.cluster.access import Cluster
 
 
 def dashboard(  # noqa: PLR0913 - one parameter for each option
@@ -45,4 +49,17 @@ def dashboard(  # noqa: PLR0913 - one parameter for each option
     wish = reports.Wish(secret=secret, endpoint=endpoint)
     model = access.split_name(name) if name is not None else None
     with opened(context, namespace, kubeconfig, all_namespaces=all_namespaces) as cluster:
+        if model is not None and cluster.namespace is not None:
+            _find(cluster, cluster.namespace, model)
         run.run(cluster, model, port, wish, output.console(error=True), browse=browse)
+
+
+def _find(cluster: "Cluster", namespace: str, model: str) -> None:
+    """Look for a model before a page is opened for it. ApiError where there is none; the page tells of the rest."""
+    from torchscript_operator.cli.cluster.access import ApiError  # noqa: PLC0415
+
+    try:
+        cluster.model(namespace, model)
+    except ApiError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            raise

@@ -74,7 +74,10 @@ def init(  # noqa: PLR0913 - one parameter for each option
     from torchscript_operator.cli import output, starter  # noqa: PLC0415
 
     if source is None:
-        source = _ask("Repository on the Hugging Face Hub", "Name the repository: tsm init REPOSITORY.")
+        source = _ask(
+            "Repository on the Hugging Face Hub",
+            CliError("No repository is named.", advice="Name it: tsm init REPOSITORY."),
+        )
     if task is not None and task not in starter.TASKS:
         raise CliError(f"There is no task {task}.", advice=f"It is one of {', '.join(starter.TASKS)}.")
     if unknown := set(compilers or ()) - set(starter.COMPILERS):
@@ -90,7 +93,9 @@ def init(  # noqa: PLR0913 - one parameter for each option
     else:
         found = starter.from_hub(source, revision, endpoint, offline=offline)
     if task is None and starter.task_of(found) is None:
-        task = _ask(f"Task ({', '.join(starter.TASKS)})", f"Give --task, one of {', '.join(starter.TASKS)}.")
+        tasks = ", ".join(starter.TASKS)
+        unsaid = CliError("What the model is for is said nowhere.", advice=f"Give --task, one of {tasks}.")
+        task = _ask(f"Task ({tasks})", unsaid)
     wish = starter.Wish(
         source, name, task, revision, endpoint, sequence, tuple(compilers or ("torchscript",)), namespace
     )
@@ -102,11 +107,12 @@ def init(  # noqa: PLR0913 - one parameter for each option
     output.console(error=True).print(f"Wrote {to}, from {found.origin}.", markup=False)
 
 
-def _ask(question: str, otherwise: str) -> str:
+def _ask(question: str, otherwise: CliError) -> str:
+    """Ask at the terminal. `otherwise` where there is none."""
     import sys  # noqa: PLC0415
 
     if not sys.stdin.isatty():
-        raise CliError(f"{question}?", advice=otherwise)
+        raise otherwise
     return str(typer.prompt(question, err=True))
 
 
