@@ -69,7 +69,7 @@ def folder(release: str) -> Path:
 def _document(release: str, checksum: str, modules: Path) -> Json:
     """Fetch the OpenAPI document; the module goes to a cache of its own, as it is big and read once."""
     environment = os.environ | {"GOMODCACHE": str(modules), "GOFLAGS": "-modcacherw"}
-    command = [binaries._go(), "mod", "download", "-json", f"{MODULE}@{release}"]
+    command = [binaries.go(), "mod", "download", "-json", f"{MODULE}@{release}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     found = json.loads(done.stdout or "{}")
     if done.returncode or found.get("Sum") != checksum:

@@ -60,6 +60,7 @@ _ON_DEVICE = Placement(
     tolerations=(Toleration(key=NEURON_TAINT, operator="Exists"),), resources=Resources(limits={NEURON_RESOURCE: "1"})
 )
 _DEFAULTS: dict[Compiler, CompilerDefaults] = {
+    "torchscript": CompilerDefaults(),
     "neuron": CompilerDefaults(
         job=_ON_DEVICE,
         compile=Placement(),
@@ -164,7 +165,7 @@ class Settings(Section):
 
     def defaults(self, compiler: Compiler) -> CompilerDefaults:
         """The defaults of a compiler."""
-        return self.compilers.get(compiler) or _DEFAULTS.get(compiler) or CompilerDefaults()
+        return self.compilers.get(compiler) or _DEFAULTS[compiler]
 
 
 def load(path: Path | None = None) -> Settings:
