@@ -1,6 +1,7 @@
 """`python -m torchscript_operator.controller`: the operator, as its image runs it."""
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -21,6 +22,9 @@ EXIT_CODES: dict[type[Exception], int] = {
     lease.LeaseLostError: 4,
 }
 """Of the process, for what it expects to end it; the kubelet starts it again."""
+GARBAGE_THRESHOLDS = (20_000, 20, 50)
+"""New objects, and rounds, between two searches for cycles. At Python's (700, 10, 10), what lasts, such as the digests
+of all children, is searched so often that a restart with 1,500 models takes a fifth more CPU (measured)."""
 
 
 def main() -> int:
@@ -34,6 +38,8 @@ def main() -> int:
     logging.getLogger("torchscript_operator").setLevel(chosen.log_level)
     # kopf writes two lines for each event, with all of its settings in each.
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     try:
         asyncio.run(app.run(chosen, int(os.environ.get(PORT_VARIABLE, health.PORT))))
     except (app.MissingResourceError, lease.NoNamespaceError, lease.LeaseLostError) as error:
