@@ -10,7 +10,7 @@ from torchscript_operator.controller import app
 from torchscript_operator.controller.cluster import ApiError
 from torchscript_operator.controller.handlers import Listener
 from torchscript_operator.controller.model import Json
-from torchscript_operator.controller.queue import Key
+from torchscript_operator.controller.queue import Key, Rank
 from torchscript_operator.controller.settings import Settings
 
 SETTINGS = Settings(worker_image="w")
@@ -43,7 +43,7 @@ class Keys:
     def __init__(self) -> None:
         self.added: list[str] = []
 
-    def add(self, key: Key, **_: Any) -> None:
+    def add(self, key: Key, _: Rank) -> None:
         self.added.append(key.name)
 
 

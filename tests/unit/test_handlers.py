@@ -9,7 +9,7 @@ import pytest
 
 from torchscript_operator.controller import handlers
 from torchscript_operator.controller.handlers import Listener
-from torchscript_operator.controller.queue import Key
+from torchscript_operator.controller.queue import Key, Rank
 
 
 class Keys:
@@ -18,8 +18,8 @@ class Keys:
     def __init__(self) -> None:
         self.added: list[Key] = []
 
-    def add(self, key: Key, *, asked: bool = False) -> None:
-        assert asked, "what a person asks for goes first"
+    def add(self, key: Key, rank: Rank = Rank.REPORTED) -> None:
+        assert rank is Rank.ASKED, "what a person asks for goes first"
         self.added.append(key)
 
 

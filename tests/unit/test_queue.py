@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchscript_operator.controller import queue as queues
-from torchscript_operator.controller.queue import Key, Queue
+from torchscript_operator.controller.queue import Key, Queue, Rank
 
 ONE, TWO = Key("ml", "one"), Key("ml", "two")
 
@@ -80,11 +80,63 @@ async def test_what_a_person_asked_for_goes_before_what_the_cluster_reports() ->
     passes = Passes()
     queue = Queue(passes, 1)
     queue.add(ONE)
-    queue.add(TWO, asked=True)
+    queue.add(TWO, Rank.ASKED)
     task = asyncio.create_task(queue.run())
     await until(lambda: len(passes.seen) == 2)
     task.cancel()
     assert passes.seen == [TWO, ONE]
+
+
+async def worked(*wishes: tuple[Key, Rank]) -> list[Key]:
+    """The order in which one worker makes the passes that are wished for at once."""
+    passes = Passes()
+    queue = Queue(passes, 1)
+    for key, rank in wishes:
+        queue.add(key, rank)
+    task = asyncio.create_task(queue.run())
+    await until(lambda: not queue._waiting and not queue._busy)
+    task.cancel()
+    return passes.seen
+
+
+async def test_look_goes_after_what_the_cluster_reports() -> None:
+    assert await worked((ONE, Rank.LOOK), (TWO, Rank.REPORTED)) == [TWO, ONE]
+
+
+@pytest.mark.parametrize("rank", [Rank.REPORTED, Rank.ASKED])
+async def test_key_that_waits_for_a_look_goes_forward_with_a_more_urgent_wish(rank: Rank) -> None:
+    assert await worked((ONE, Rank.LOOK), (TWO, Rank.LOOK), (TWO, rank), (ONE, Rank.LOOK)) == [TWO, ONE]
+
+
+async def test_looks_have_their_share_while_all_is_busy() -> None:
+    many = [(Key("ml", str(number)), Rank.REPORTED) for number in range(2 * queues.LOOKS_EVERY)]
+    order = await worked((ONE, Rank.LOOK), *many, (TWO, Rank.LOOK))
+    assert [order.index(ONE), order.index(TWO)] == [queues.LOOKS_EVERY - 1, 2 * queues.LOOKS_EVERY - 1]
+
+
+@pytest.mark.parametrize(("seconds", "rank"), [(queues.CONTINUED_SECONDS, Rank.REPORTED), (1.5, Rank.LOOK)])
+async def test_pass_that_goes_on_soon_is_more_than_a_look(seconds: float, rank: Rank) -> None:
+    passes = Passes()
+    passes.later = seconds
+    async with running(passes) as queue:
+        queue.add(ONE)
+        await until(lambda: ONE in queue._timers)
+        assert queue._timers[ONE][1] is rank
+
+
+async def test_earlier_look_takes_over_the_rank_of_a_later_wish() -> None:
+    passes = Passes()
+    async with running(passes) as queue:
+        queue.add_after(ONE, 3600, Rank.LOOK)
+        queue.add_after(ONE, 3700, Rank.REPORTED)
+        assert queue._timers[ONE][1] is Rank.REPORTED
+
+
+async def test_waiting_look_is_no_sign_of_a_queue_that_is_stuck() -> None:
+    queue = Queue(Passes(), 1)
+    queue.add(ONE, Rank.LOOK)
+    await asyncio.sleep(0.01)
+    assert queue.oldest_seconds() == 0
 
 
 async def test_what_is_left_of_a_pass_waits_for_what_a_person_asked_for() -> None:
@@ -98,8 +150,8 @@ async def test_what_is_left_of_a_pass_waits_for_what_a_person_asked_for() -> Non
         return rest
 
     queue = Queue(reconcile, 1)
-    queue.add(ONE, asked=True)
-    queue.add(TWO, asked=True)
+    queue.add(ONE, Rank.ASKED)
+    queue.add(TWO, Rank.ASKED)
     task = asyncio.create_task(queue.run())
     await until(lambda: len(seen) == 4)
     task.cancel()
@@ -231,7 +283,7 @@ def figures(queue: Queue) -> None:
 
 def asked(queue: Queue) -> None:
     """A person changes the model."""
-    queue.add(ONE, asked=True)
+    queue.add(ONE, Rank.ASKED)
 
 
 Wishes = list[Callable[[Queue], None]]

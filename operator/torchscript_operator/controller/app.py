@@ -22,7 +22,7 @@ from torchscript_operator.controller.calls import Calls
 from torchscript_operator.controller.children import KINDS, Children
 from torchscript_operator.controller.cluster import ApiError, Cluster, collection, connect
 from torchscript_operator.controller.lease import Alone, Elector, Leadership, namespace_of
-from torchscript_operator.controller.queue import Key, Queue
+from torchscript_operator.controller.queue import Key, Queue, Rank
 from torchscript_operator.controller.reconcile import Reconciler
 from torchscript_operator.controller.settings import Settings
 from torchscript_operator.controller.watch import Watch
@@ -53,7 +53,7 @@ async def full_look(cluster: Cluster, listener: handlers.Listener, settings: Set
                 gone.discard(key)
                 news = listener.is_news(key, body)
                 if everything or news or not handlers.at_rest(body):
-                    listener.queue.add(key)
+                    listener.queue.add(key, Rank.REPORTED if news else Rank.LOOK)
     # A watch that begins anew with a list says nothing of what went in between.
     for key in gone:
         listener.forget(key)

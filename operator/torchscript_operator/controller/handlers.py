@@ -14,7 +14,7 @@ from torchscript_operator.api.v1alpha1 import GROUP, PLURAL, VERSION
 from torchscript_operator.controller import cluster, metrics
 from torchscript_operator.controller.census import Census
 from torchscript_operator.controller.model import Json
-from torchscript_operator.controller.queue import Key, Queue
+from torchscript_operator.controller.queue import Key, Queue, Rank
 
 
 def wish(body: Json) -> int:
@@ -54,7 +54,7 @@ class Listener:
         wanted = wish(body)
         if self.wishes.get(key) != wanted:
             self.wishes[key] = wanted
-            self.queue.add(key, asked=True)
+            self.queue.add(key, Rank.ASKED)
 
     def is_news(self, key: Key, body: Json) -> bool:
         """Take in a model as a list shows it; returns whether no event has told of it as it is."""

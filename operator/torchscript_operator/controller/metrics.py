@@ -9,8 +9,10 @@ from prometheus_client.registry import Collector
 RECONCILES = Counter("tsm_reconcile", "Passes over a model.", ["result"])
 RECONCILE_SECONDS = Histogram("tsm_reconcile_duration_seconds", "Time of one pass over a model.", ["result"])
 QUEUE_DEPTH = Gauge("tsm_queue_depth", "Models that wait for a pass.")
-QUEUE_OLDEST = Gauge("tsm_queue_oldest_seconds", "For how long the model at the head of the queue has waited.")
-QUEUE_SECONDS = Histogram("tsm_queue_latency_seconds", "Time from an event to the pass it asked for.")
+QUEUE_OLDEST = Gauge(
+    "tsm_queue_oldest_seconds", "For how long a change at the head of the queue has waited for its pass."
+)
+QUEUE_SECONDS = Histogram("tsm_queue_latency_seconds", "Time from a change to the pass it asked for.")
 RETRIES = Counter("tsm_queue_retries", "Passes that are tried again after an error.")
 API_CALLS = Counter("tsm_api_calls", "Requests to the API server; code 0 is no answer.", ["verb", "code"])
 API_SECONDS = Histogram(

@@ -1,10 +1,12 @@
 """A work queue of model keys: one pass a key at a time, duplicates merged, errors retried ever more slowly."""
 
 import asyncio
+import heapq
 import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable
+from enum import IntEnum
 from typing import NamedTuple
 
 from torchscript_operator.controller import metrics
@@ -13,6 +15,23 @@ FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 300.0
 JITTER = 0.2
 """Share by which a wait varies, so that models that failed together do not come back together."""
+
+
+CONTINUED_SECONDS = 1.0
+"""A pass that wants another so soon goes on with its work; one that wants it later looks whether all is well."""
+LOOKS_EVERY = 16
+"""While all is busy, one pass in so many is such a look: a cluster in which nothing moves has work for nobody else."""
+
+
+class Rank(IntEnum):
+    """What asks for a pass, in the order in which passes are made."""
+
+    ASKED = 0
+    """A person has changed the model."""
+    REPORTED = 1
+    """The cluster reports what a model's next step rests on; a step that failed is tried again."""
+    LOOK = 2
+    """Time has passed, or figures have changed: mostly there is nothing to do."""
 
 
 class Key(NamedTuple):
@@ -28,6 +47,15 @@ Rest = Callable[[], Awaitable["Later"]]
 """What is left of a pass and may wait until the passes that people have asked for have begun."""
 
 
+class _Entry(NamedTuple):
+    """A pass that is due, or what is left of one that has begun; in order of rank, then of time."""
+
+    rank: Rank
+    number: int
+    key: Key
+    rest: Rest | None
+
+
 class Queue:
     """Level-triggered: a key in the queue means "look again", however many events asked for it."""
 
@@ -41,65 +69,91 @@ class Queue:
         self._reconcile = reconcile
         self._workers = workers
         self._accepts = accepts
-        self._ready: asyncio.PriorityQueue[tuple[int, int, Key, Rest | None]] = asyncio.PriorityQueue()
-        """Passes in their order: rank, number of the wish, key, and what is left of a pass that has begun."""
+        self._urgent: list[_Entry] = []
+        self._looks: list[_Entry] = []
+        """Heaps: passes in their order, and what is left of passes that have begun; looks by themselves."""
+        self._there = asyncio.Semaphore(0)
+        """As many as there are entries in both."""
+        self._taken = 0
         self._numbers = itertools.count()
-        self._waiting: dict[Key, float] = {}
-        """Since when a key has been due (time.monotonic)."""
+        self._waiting: dict[Key, _Entry] = {}
+        """The entry that counts; another of the same key has been overtaken by a more urgent wish."""
+        self._since: dict[Key, float] = {}
+        """Since when a key has been due for more than a look (time.monotonic)."""
         self._busy: set[Key] = set()
-        self._again: dict[Key, bool] = {}
-        """Wishes during a pass, and whether a person's was among them."""
+        self._again: dict[Key, Rank] = {}
+        """The most urgent wish during a pass."""
         self._failures: dict[Key, int] = {}
-        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._timers: dict[Key, tuple[asyncio.TimerHandle, Rank]] = {}
         self._held: set[Key] = set()
         """Keys whose timer is their backoff."""
 
-    def add(self, key: Key, *, asked: bool = False) -> None:
-        """Ask for a pass; what a person asked for goes before what the cluster reports.
+    def add(self, key: Key, rank: Rank = Rank.REPORTED) -> None:
+        """Ask for a pass.
 
-        It does not wait for a backoff either. The rest does: it may be no more than what the failed pass has changed.
+        What a person asked for does not wait for a backoff. The rest does: it may be no more than what the failed pass
+        has changed.
         """
         if not self._accepts():
             # An operator that does not lead: when it does, it looks at every model.
             return
-        if key in self._held and not asked:
+        if key in self._held and rank is not Rank.ASKED:
             return
         self._held.discard(key)
-        if timer := self._timers.pop(key, None):
-            timer.cancel()
         if key in self._busy:
-            self._again[key] = asked or self._again.get(key, False)
-        elif key not in self._waiting:
-            self._waiting[key] = time.monotonic()
-            self._put(key, None, asked=asked)
+            self._cancel(key)
+            self._again[key] = min(rank, self._again.get(key, rank))
+            return
+        if rank is not Rank.LOOK:
+            self._since.setdefault(key, time.monotonic())
+        if key not in self._waiting or rank < self._waiting[key].rank:
+            self._put(key, None, rank)
             metrics.QUEUE_DEPTH.set(len(self._waiting))
 
-    def _put(self, key: Key, rest: Rest | None, *, asked: bool = False) -> None:
-        self._ready.put_nowait((0 if asked else 1, next(self._numbers), key, rest))
+    def _put(self, key: Key, rest: Rest | None, rank: Rank) -> None:
+        entry = _Entry(rank, next(self._numbers), key, rest)
+        if rest is None:
+            self._waiting[key] = entry
+        heapq.heappush(self._looks if rank is Rank.LOOK else self._urgent, entry)
+        self._there.release()
 
-    def add_after(self, key: Key, seconds: float) -> None:
+    async def _take(self) -> _Entry:
+        """The next pass, or what is left of one."""
+        while True:
+            await self._there.acquire()
+            looks = self._looks and (not self._urgent or self._taken % LOOKS_EVERY == LOOKS_EVERY - 1)
+            entry = heapq.heappop(self._looks if looks else self._urgent)
+            if entry.rest is not None or self._waiting.get(entry.key) is entry:
+                self._taken += 1
+                return entry
+
+    def add_after(self, key: Key, seconds: float, rank: Rank = Rank.LOOK) -> None:
         """Ask for a pass later; an earlier wish for the same key stays, and so does a backoff."""
         if key in self._held:
             return
-        loop = asyncio.get_running_loop()
-        due = loop.time() + seconds
+        due = asyncio.get_running_loop().time() + seconds
         timer = self._timers.get(key)
-        if key in self._waiting or (timer is not None and timer.when() <= due):
+        if key in self._waiting and self._waiting[key].rank <= rank:
             return
-        if timer is not None:
-            timer.cancel()
-        self._timers[key] = loop.call_later(seconds, self._due, key)
+        if timer is not None and timer[0].when() <= due:
+            self._timers[key] = timer[0], min(timer[1], rank)
+            return
+        self._cancel(key)
+        self._timers[key] = asyncio.get_running_loop().call_later(seconds, self._due, key), rank
 
     def _due(self, key: Key) -> None:
-        self._timers.pop(key, None)
+        _, rank = self._timers.pop(key)
         self._held.discard(key)
-        self.add(key)
+        self.add(key, rank)
+
+    def _cancel(self, key: Key) -> None:
+        if timer := self._timers.pop(key, None):
+            timer[0].cancel()
 
     def _hold(self, key: Key) -> None:
         """Let a key whose pass has failed wait for its backoff, whatever else was wished for."""
-        if timer := self._timers.pop(key, None):
-            timer.cancel()
-        self.add_after(key, self._backoff(key))
+        self._cancel(key)
+        self.add_after(key, self._backoff(key), Rank.REPORTED)
         self._held.add(key)
 
     def relieve(self) -> None:
@@ -109,8 +163,8 @@ class Queue:
             self.add(key)
 
     def oldest_seconds(self) -> float:
-        """How long the key at the head has waited."""
-        return time.monotonic() - min(self._waiting.values()) if self._waiting else 0.0
+        """How long a key has waited for a pass that is more than a look."""
+        return time.monotonic() - min(self._since.values()) if self._since else 0.0
 
     async def run(self, known: Callable[[], Awaitable[None]] | None = None) -> None:
         """Work until cancelled, from when `known` has returned. An error of its own ends it, and with it the operator.
@@ -126,11 +180,9 @@ class Queue:
         if known is not None:
             await known()
         while True:
-            _, _, key, rest = await self._ready.get()
+            _, _, key, rest = await self._take()
             if rest is None:
-                metrics.QUEUE_SECONDS.observe(time.monotonic() - self._waiting.pop(key))
-                metrics.QUEUE_DEPTH.set(len(self._waiting))
-                self._busy.add(key)
+                self._begin(key)
             left = None
             try:
                 left = await self._one(key, rest)
@@ -138,9 +190,18 @@ class Queue:
                 if left is None:
                     self._busy.discard(key)
             if left is not None:
-                self._put(key, left)
-            elif (asked := self._again.pop(key, None)) is not None:
-                self.add(key, asked=asked)
+                self._put(key, left, Rank.REPORTED)
+            elif (again := self._again.pop(key, None)) is not None:
+                self.add(key, again)
+
+    def _begin(self, key: Key) -> None:
+        del self._waiting[key]
+        metrics.QUEUE_DEPTH.set(len(self._waiting))
+        if (since := self._since.pop(key, None)) is not None:
+            metrics.QUEUE_SECONDS.observe(time.monotonic() - since)
+        # Whatever a timer was to look at, this pass sees.
+        self._cancel(key)
+        self._busy.add(key)
 
     async def _one(self, key: Key, rest: Rest | None) -> Rest | None:
         """Make a pass or what is left of one; returns what is left now."""
@@ -158,7 +219,7 @@ class Queue:
             metrics.RECONCILES.labels(result=result).inc()
             self._failures.pop(key, None)
             if later is not None:
-                self.add_after(key, later)
+                self.add_after(key, later, Rank.REPORTED if later <= CONTINUED_SECONDS else Rank.LOOK)
         finally:
             metrics.RECONCILE_SECONDS.labels(result=result).observe(time.monotonic() - started)
         return None
