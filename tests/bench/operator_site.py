@@ -114,8 +114,12 @@ class Api:
                 query = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
                 async with self.session.get(f"{self.url}{MODELS}?{query}") as stream:
                     async for line in _lines(stream.content):
-                        if is_ready(found := orjson.loads(line)["object"]):
-                            ready.add(found["metadata"]["name"])
+                        event = orjson.loads(line)
+                        if event["type"] == "ERROR":
+                            # A watch that could not keep up begins anew.
+                            break
+                        if is_ready(event["object"]):
+                            ready.add(event["object"]["metadata"]["name"])
                         if len(ready) == count:
                             break
 
