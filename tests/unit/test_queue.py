@@ -99,19 +99,25 @@ async def worked(*wishes: tuple[Key, Rank]) -> list[Key]:
     return passes.seen
 
 
-async def test_look_goes_after_what_the_cluster_reports() -> None:
-    assert await worked((ONE, Rank.LOOK), (TWO, Rank.REPORTED)) == [TWO, ONE]
-
-
 @pytest.mark.parametrize("rank", [Rank.REPORTED, Rank.ASKED])
 async def test_key_that_waits_for_a_look_goes_forward_with_a_more_urgent_wish(rank: Rank) -> None:
     assert await worked((ONE, Rank.LOOK), (TWO, Rank.LOOK), (TWO, rank), (ONE, Rank.LOOK)) == [TWO, ONE]
+    assert await worked((ONE, Rank.REPORTED), (TWO, Rank.REPORTED), (TWO, Rank.ASKED)) == [TWO, ONE]
 
 
-async def test_looks_have_their_share_while_all_is_busy() -> None:
-    many = [(Key("ml", str(number)), Rank.REPORTED) for number in range(2 * queues.LOOKS_EVERY)]
-    order = await worked((ONE, Rank.LOOK), *many, (TWO, Rank.LOOK))
-    assert [order.index(ONE), order.index(TWO)] == [queues.LOOKS_EVERY - 1, 2 * queues.LOOKS_EVERY - 1]
+async def test_looks_keep_no_worker_from_other_passes_nor_wait_for_them() -> None:
+    passes = Passes()
+    passes.gate.clear()
+    async with running(passes, workers=2 * queues.WORKERS_A_LOOKER) as queue:
+        looked = [Key("looked", str(number)) for number in range(10)]
+        worked = [Key("worked", str(number)) for number in range(100)]
+        for key in looked:
+            queue.add(key, Rank.LOOK)
+        for key in worked:
+            queue.add(key)
+        await until(lambda: passes.at_once == 2 * queues.WORKERS_A_LOOKER + 2)
+        assert sorted(passes.seen) == sorted(looked[:2] + worked[: 2 * queues.WORKERS_A_LOOKER])
+        passes.gate.set()
 
 
 @pytest.mark.parametrize(("seconds", "rank"), [(queues.CONTINUED_SECONDS, Rank.REPORTED), (1.5, Rank.LOOK)])

@@ -1,7 +1,6 @@
 """A work queue of model keys: one pass a key at a time, duplicates merged, errors retried ever more slowly."""
 
 import asyncio
-import heapq
 import itertools
 import random
 import time
@@ -19,8 +18,8 @@ JITTER = 0.2
 
 CONTINUED_SECONDS = 1.0
 """A pass that wants another so soon goes on with its work; one that wants it later looks whether all is well."""
-LOOKS_EVERY = 16
-"""While all is busy, one pass in so many is such a look: a cluster in which nothing moves has work for nobody else."""
+WORKERS_A_LOOKER = 16
+"""Looks have workers of their own, one for so many others: they wait for no work, and leave the API server to it."""
 
 
 class Rank(IntEnum):
@@ -65,16 +64,13 @@ class Queue:
         workers: int,
         accepts: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Take what to do with a key, how many keys at once, and whether keys are wanted at all."""
+        """Take what to do with a key, how many keys at once besides looks, and whether keys are wanted at all."""
         self._reconcile = reconcile
         self._workers = workers
         self._accepts = accepts
-        self._urgent: list[_Entry] = []
-        self._looks: list[_Entry] = []
-        """Heaps: passes in their order, and what is left of passes that have begun; looks by themselves."""
-        self._there = asyncio.Semaphore(0)
-        """As many as there are entries in both."""
-        self._taken = 0
+        self._work: asyncio.PriorityQueue[_Entry] = asyncio.PriorityQueue()
+        self._looks: asyncio.PriorityQueue[_Entry] = asyncio.PriorityQueue()
+        """Passes in their order, and what is left of passes that have begun; looks by themselves."""
         self._numbers = itertools.count()
         self._waiting: dict[Key, _Entry] = {}
         """The entry that counts; another of the same key has been overtaken by a more urgent wish."""
@@ -114,17 +110,13 @@ class Queue:
         entry = _Entry(rank, next(self._numbers), key, rest)
         if rest is None:
             self._waiting[key] = entry
-        heapq.heappush(self._looks if rank is Rank.LOOK else self._urgent, entry)
-        self._there.release()
+        (self._looks if rank is Rank.LOOK else self._work).put_nowait(entry)
 
-    async def _take(self) -> _Entry:
+    async def _take(self, entries: "asyncio.PriorityQueue[_Entry]") -> _Entry:
         """The next pass, or what is left of one."""
         while True:
-            await self._there.acquire()
-            looks = self._looks and (not self._urgent or self._taken % LOOKS_EVERY == LOOKS_EVERY - 1)
-            entry = heapq.heappop(self._looks if looks else self._urgent)
+            entry = await entries.get()
             if entry.rest is not None or self._waiting.get(entry.key) is entry:
-                self._taken += 1
                 return entry
 
     def add_after(self, key: Key, seconds: float, rank: Rank = Rank.LOOK) -> None:
@@ -174,13 +166,17 @@ class Queue:
         """
         async with asyncio.TaskGroup() as group:
             for _ in range(self._workers):
-                group.create_task(self._work(known))
+                group.create_task(self._work_off(self._work, known))
+            for _ in range(max(1, self._workers // WORKERS_A_LOOKER)):
+                group.create_task(self._work_off(self._looks, known))
 
-    async def _work(self, known: Callable[[], Awaitable[None]] | None) -> None:
+    async def _work_off(
+        self, entries: "asyncio.PriorityQueue[_Entry]", known: Callable[[], Awaitable[None]] | None
+    ) -> None:
         if known is not None:
             await known()
         while True:
-            _, _, key, rest = await self._take()
+            _, _, key, rest = await self._take(entries)
             if rest is None:
                 self._begin(key)
             left = None
