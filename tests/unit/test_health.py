@@ -18,10 +18,10 @@ RESYNC_SECONDS = 600
 class Site:
     """An operator whose time stands still until a test moves it."""
 
-    def __init__(self, *, led: float | None = None, oldest: float = 0) -> None:
-        self.now, self.led, self.oldest, self.able = 1000.0, led, oldest, True
+    def __init__(self, *, led: float | None = None, stuck: float = 0) -> None:
+        self.now, self.led, self.stuck, self.able = 1000.0, led, stuck, True
         self.calls = Calls([MODELS, JOBS], lambda: self.now)
-        self.health = Health(lambda: self.oldest, RESYNC_SECONDS, self, self.calls, lambda: self.now)  # type: ignore[arg-type]
+        self.health = Health(lambda: self.stuck, RESYNC_SECONDS, self, self.calls, lambda: self.now)  # type: ignore[arg-type]
 
     def led_seconds(self) -> float:
         return self.now - 1000 if self.led is None else self.led
@@ -58,12 +58,12 @@ def test_operator_that_waits_to_lead_is_ready() -> None:
 
 
 def test_key_that_nobody_takes_is_an_ailment() -> None:
-    (found,) = Site(oldest=STUCK_SECONDS + 1, led=STUCK_SECONDS + 1).health.ailments()
-    assert "has waited 301 s" in found
+    (found,) = Site(stuck=STUCK_SECONDS + 1, led=STUCK_SECONDS + 1).health.ailments()
+    assert "no pass has ended for 301 s" in found
 
 
 def test_key_counts_from_when_the_operator_leads() -> None:
-    assert Site(oldest=9999, led=STUCK_SECONDS - 1).health.ailments() == []
+    assert Site(stuck=9999, led=STUCK_SECONDS - 1).health.ailments() == []
 
 
 def test_missed_full_looks_are_an_ailment() -> None:

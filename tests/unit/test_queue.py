@@ -422,3 +422,18 @@ async def test_key_that_nobody_takes_grows_old() -> None:
     queue.add(ONE)
     await asyncio.sleep(0.01)
     assert queue.oldest_seconds() >= 0.01
+    assert queue.stuck_seconds() >= 0.01
+
+
+async def test_key_that_waits_behind_others_is_no_sign_of_a_queue_that_is_stuck() -> None:
+    passes = Passes()
+    queue = Queue(passes, 1)
+    queue.add(TWO)
+    await asyncio.sleep(0.02)
+    task = asyncio.create_task(queue.run())
+    await until(lambda: passes.seen == [TWO] and not queue._busy)
+    task.cancel()
+    queue.add(ONE)
+    queue._since[ONE] -= 3600
+    assert queue.oldest_seconds() >= 3600
+    assert queue.stuck_seconds() < 60

@@ -163,7 +163,7 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
             await turn.leading.wait()
 
         metrics.observe(queue.oldest_seconds, {plural: partial(calls.age, plural) for plural in (PLURAL, *KINDS)})
-        state = health.Health(queue.oldest_seconds, settings.resync_seconds, turn, calls)
+        state = health.Health(queue.stuck_seconds, settings.resync_seconds, turn, calls)
         async with metrics.told(listener.census), health.serve(state, port):
             writers = {
                 asyncio.create_task(queue.run(known), name="queue"),

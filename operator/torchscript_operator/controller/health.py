@@ -15,7 +15,7 @@ from torchscript_operator.controller.lease import Leadership
 PORT = 8080
 """Health and metrics."""
 STUCK_SECONDS = 300.0
-"""A key that waits longer at the head of the queue means that no worker works."""
+"""A key that waits so long while no pass ends means that no worker works."""
 MISSED_RESYNCS = 3
 """Full looks that may fail in a row before the process is better started again."""
 DEAF_SECONDS = 2.0 * cluster.WATCH_SECONDS
@@ -27,14 +27,14 @@ class Health:
 
     def __init__(
         self,
-        oldest_seconds: Callable[[], float],
+        stuck_seconds: Callable[[], float],
         resync_seconds: float,
         leadership: Leadership,
         calls: Calls,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the queue's age, the time between two full looks, who leads, and what is watched."""
-        self._oldest_seconds = oldest_seconds
+        """Take how long the queue stands still, the time between two full looks, who leads, and what is watched."""
+        self._stuck_seconds = stuck_seconds
         self._resync_seconds = resync_seconds
         self._leadership = leadership
         self._calls = calls
@@ -55,8 +55,8 @@ class Health:
         """What a leader leaves undone; whoever waits to lead has nothing to do, and its time begins when it leads."""
         found = []
         led = self._leadership.led_seconds()
-        if (waited := min(self._oldest_seconds(), led)) > STUCK_SECONDS:
-            found.append(f"a model has waited {waited:.0f} s for a pass")
+        if (waited := min(self._stuck_seconds(), led)) > STUCK_SECONDS:
+            found.append(f"a model waits, and no pass has ended for {waited:.0f} s")
         silence = min(self._clock() - self.last_resync, led)
         if silence > self._resync_seconds * MISSED_RESYNCS:
             found.append(f"no full look at all models for {silence:.0f} s")

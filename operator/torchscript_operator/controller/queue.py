@@ -76,6 +76,8 @@ class Queue:
         """The entry that counts; another of the same key has been overtaken by a more urgent wish."""
         self._since: dict[Key, float] = {}
         """Since when a key has been due for more than a look (time.monotonic)."""
+        self._ended = time.monotonic()
+        """When the last pass ended."""
         self._busy: set[Key] = set()
         self._again: dict[Key, Rank] = {}
         """The most urgent wish during a pass."""
@@ -158,6 +160,10 @@ class Queue:
         """How long a key has waited for a pass that is more than a look."""
         return time.monotonic() - min(self._since.values()) if self._since else 0.0
 
+    def stuck_seconds(self) -> float:
+        """How long a key has waited without the end of any pass; one that waits since there are many is no fault."""
+        return min(self.oldest_seconds(), time.monotonic() - self._ended)
+
     async def run(self, known: Callable[[], Awaitable[None]] | None = None) -> None:
         """Work until cancelled, from when `known` has returned. An error of its own ends it, and with it the operator.
 
@@ -217,6 +223,7 @@ class Queue:
             if later is not None:
                 self.add_after(key, later, Rank.REPORTED if later <= CONTINUED_SECONDS else Rank.LOOK)
         finally:
+            self._ended = time.monotonic()
             metrics.RECONCILE_SECONDS.labels(result=result).observe(time.monotonic() - started)
         return None
 
