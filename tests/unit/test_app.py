@@ -42,9 +42,11 @@ class Keys:
 
     def __init__(self) -> None:
         self.added: list[str] = []
+        self.ranks: list[Rank] = []
 
-    def add(self, key: Key, _: Rank) -> None:
+    def add(self, key: Key, rank: Rank) -> None:
         self.added.append(key.name)
+        self.ranks.append(rank)
 
 
 class Signs:
@@ -75,14 +77,26 @@ async def test_look_queues_all_models_or_those_that_are_not_at_rest(
     server = Server(found)
     for item in found:
         listener.is_news(Key(item["metadata"]["namespace"], item["metadata"]["name"]), item)  # events have told of both
-    await app.full_look(server, listener, SETTINGS, everything=everything)  # type: ignore[arg-type]
+    await app.full_look(server, listener, SETTINGS, Rank.LOOK, everything=everything)  # type: ignore[arg-type]
     assert queued(listener) == expected
+
+
+async def test_later_looks_wait_for_nobodys_work_but_of_what_no_event_has_told(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.random, "uniform", lambda *_: 0)
+    leading = asyncio.Event()
+    leading.set()
+    server = Server([body("stuck", [("Ready", "False")])], [body("stuck", [("Ready", "False")])], [body("new")])
+    task, _ = await run(server, listener, leading)
+    task.cancel()
+    assert listener.queue.ranks[:3] == [Rank.REPORTED, Rank.LOOK, Rank.REPORTED]  # type: ignore[attr-defined]
 
 
 async def test_look_forgets_models_whose_end_no_event_has_told(listener: Listener) -> None:
     for name in ("gone", "there"):
         await listener.model_event({"type": None, "object": body(name)})
-    await app.full_look(Server([body("there")]), listener, SETTINGS, everything=False)  # type: ignore[arg-type]
+    await app.full_look(Server([body("there")]), listener, SETTINGS, Rank.LOOK, everything=False)  # type: ignore[arg-type]
     assert list(listener.wishes) == [Key("ml", "there")]
     assert list(listener.census._entries) == [Key("ml", "there")]
 
@@ -104,6 +118,7 @@ async def test_operator_that_waits_looks_once_and_again_as_soon_as_it_leads(list
     for _ in range(10):
         await asyncio.sleep(0)
     assert (signs.looks, queued(listener)) == (2, ["well", "well"]), "the second look is at everything"
+    assert listener.queue.ranks[-1] is Rank.REPORTED, "nothing else tells what happened before"  # type: ignore[attr-defined]
     task.cancel()
 
 

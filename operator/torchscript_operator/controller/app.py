@@ -43,7 +43,9 @@ class MissingResourceError(Exception):
     """The CRD is not installed, or the operator may not read it."""
 
 
-async def full_look(cluster: Cluster, listener: handlers.Listener, settings: Settings, *, everything: bool) -> None:
+async def full_look(
+    cluster: Cluster, listener: handlers.Listener, settings: Settings, rank: Rank, *, everything: bool
+) -> None:
     """Queue every model, or only those that are not at rest, or are not as the last event told. Raises ApiError."""
     gone = set(listener.wishes)
     for namespace in settings.watch_namespaces or (None,):
@@ -53,7 +55,7 @@ async def full_look(cluster: Cluster, listener: handlers.Listener, settings: Set
                 gone.discard(key)
                 news = listener.is_news(key, body)
                 if everything or news or not handlers.at_rest(body):
-                    listener.queue.add(key, Rank.REPORTED if news else Rank.LOOK)
+                    listener.queue.add(key, Rank.REPORTED if news else rank)
     # A watch that begins anew with a list says nothing of what went in between.
     for key in gone:
         listener.forget(key)
@@ -68,7 +70,9 @@ async def resync(
     while True:
         led = leading.is_set()
         try:
-            await full_look(cluster, listener, settings, everything=looks % LOOKS_TO_EVERYTHING == 0)
+            # What has happened before this operator led, nothing else tells it.
+            rank = Rank.LOOK if looks else Rank.REPORTED
+            await full_look(cluster, listener, settings, rank, everything=looks % LOOKS_TO_EVERYTHING == 0)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND and not state.started:
                 # kopf would wait silently for a resource that is not there.
