@@ -44,12 +44,18 @@ pytestmark = pytest.mark.usefixtures("operator")
 
 def idle(operator: Operator, plane: ControlPlane, user: str, models: Models) -> None:
     """Ask for passes that have nothing to do, and see that they write nothing."""
-    for number in range(3):
-        before = writes(plane, user, models.namespace)
-        passes = finished(operator)
-        models.annotate(poke=str(number))
-        eventually(lambda passes=passes: finished(operator) > passes, "a pass")
-        assert writes(plane, user, models.namespace) == before
+    # A status is seen before the event that its pass goes on to write.
+    eventually(lambda: not written(operator, plane, user, models), "a pass that writes nothing")
+    for _ in range(3):
+        assert written(operator, plane, user, models) == []
+
+
+def written(operator: Operator, plane: ControlPlane, user: str, models: Models) -> list[str]:
+    """What is written from asking for a pass until one has ended."""
+    before, passes = len(writes(plane, user, models.namespace)), finished(operator)
+    models.annotate(poke=str(passes))
+    eventually(lambda: finished(operator) > passes, "a pass")
+    return writes(plane, user, models.namespace)[before:]
 
 
 def finished(operator: Operator) -> float:
