@@ -17,7 +17,7 @@ from torchscript_operator.controller.children import Children
 from torchscript_operator.controller.closer import LEAST_SECONDS
 from torchscript_operator.controller.cluster import ExistsError
 from torchscript_operator.controller.model import Json
-from torchscript_operator.controller.reconcile import PLURALS, Reconciler
+from torchscript_operator.controller.reconcile import AGAIN_SECONDS, PLURALS, Reconciler
 
 READS = ("get", "list")
 
@@ -31,6 +31,8 @@ class Server:
         self.clock = SimpleNamespace(now=lambda: world.now)
         self.takes_versions = True
         """Whether it applies what is not there under a version."""
+        self.before_apply: Callable[[], None] = lambda: None
+        """What happens right before a child is changed."""
 
     async def model(self, *_: str) -> Json:
         self.calls.append("get model")
@@ -61,6 +63,7 @@ class Server:
 
     async def apply(self, body: Json) -> Json:
         self.calls.append(f"apply {body['kind']}")
+        self.before_apply()
         self.world._apply(body)
         return copy.deepcopy(live(self.world)[PLURALS[body["kind"]]][body["metadata"]["name"]])
 
@@ -85,6 +88,8 @@ class Site:
         self.server = Server(self.world)
         self.children = Children()
         self.reconciler = Reconciler(self.server, SETTINGS, self.children)  # type: ignore[arg-type]
+        self.wanted: float | None = None
+        """Seconds after which the last pass wants another."""
 
     async def makes_pass(self, *, deaf: bool = False) -> list[str]:
         """One pass, after what there is to hear was heard; returns its calls."""
@@ -92,8 +97,7 @@ class Site:
             listen(self.children, self.world)
         self.server.calls.clear()
         rest = await self.reconciler(KEY)
-        if callable(rest):
-            await rest()
+        self.wanted = await rest() if callable(rest) else rest
         return list(self.server.calls)
 
     def export_ends(self) -> None:
@@ -201,6 +205,18 @@ async def test_own_children_of_which_no_event_has_told_are_met_and_left_as_they_
     calls = await deaf.makes_pass(deaf=True)
     assert calls[-3:] == ["meet Deployment", "get deployments", "get services"]
     assert (site.world.deployments, site.world.body["status"]) == (before, status)
+
+
+async def test_end_of_a_rollout_between_the_reading_and_the_writing_of_a_deployment_is_taken_in() -> None:
+    site = Site()
+    await serves(site)
+    site.world.deployments["minilm-cpu"]["spec"]["template"]["spec"]["containers"][0]["image"] = "other"
+    site.world.deployments["minilm-cpu"]["metadata"]["generation"] += 1
+    site.server.before_apply = site.world.rollout_ends
+    assert "apply Deployment" in await site.makes_pass()
+    assert site.wanted == AGAIN_SECONDS, "no event will be news any more"
+    assert "apply status" not in await site.makes_pass()
+    assert site.wanted != AGAIN_SECONDS
 
 
 async def test_server_that_takes_no_version_of_what_is_not_there_is_looked_at_first() -> None:

@@ -99,6 +99,15 @@ def ended(job: Json) -> bool:
     return is_true(job, "Complete") or is_true(job, "Failed")
 
 
+def has_advanced(observed: Observed, live: Json) -> bool:
+    """Whether a Job's or a Deployment's controller has written its status since it was observed."""
+    find = {"Job": observed.job, "Deployment": observed.deployment}.get(live["kind"])
+    if find is None:
+        return False
+    before = find(live["metadata"]["name"]) or {}
+    return bool(before.get("status", {}) != live.get("status", {}))
+
+
 def halted(job: Json) -> bool:
     """Whether somebody keeps a Job from having pods; this operator never does."""
     return bool(job["spec"].get("suspend")) or job["spec"].get("parallelism") == 0

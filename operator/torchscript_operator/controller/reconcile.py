@@ -20,7 +20,7 @@ from torchscript_operator.controller.closer import CloserLooks
 from torchscript_operator.controller.cluster import ApiError, Cluster, ExistsError
 from torchscript_operator.controller.departure import depart
 from torchscript_operator.controller.model import FINALIZER, MODEL_LABEL, Json, Model
-from torchscript_operator.controller.observed import Observed, ended
+from torchscript_operator.controller.observed import Observed, ended, has_advanced
 from torchscript_operator.controller.plan import Plan
 from torchscript_operator.controller.queue import Key, Later, Rest
 from torchscript_operator.controller.settings import Settings
@@ -221,8 +221,9 @@ class Reconciler:
         try:
             refusals, overtaken = await self._act(model, planned, observed)
         except ExistsError:
-            planned = planning.plan(model, self.settings, await self._with_strangers(planned, observed), now)
-            refusals, overtaken = await self._act(model, planned)
+            observed = await self._with_strangers(planned, observed)
+            planned = planning.plan(model, self.settings, observed, now)
+            refusals, overtaken = await self._act(model, planned, observed, looked_for=True)
         if refusals:
             planned = planning.rejected(model, planned, f"The API server refused a child: {refusals[0]}", now)
         if overtaken:
@@ -246,18 +247,20 @@ class Reconciler:
         deleted = body["metadata"]["deletionTimestamp"]
         return await depart(self.cluster, self.settings, model, await self.look(model), deleted, now)
 
-    async def _act(self, model: Model, planned: Plan, observed: Observed | None = None) -> tuple[list[str], bool]:
-        """Write the children; `observed` where names that it lacks have not been looked for.
+    async def _act(
+        self, model: Model, planned: Plan, observed: Observed, *, looked_for: bool = False
+    ) -> tuple[list[str], bool]:
+        """Write the children; `looked_for` where there is none of those that `observed` lacks.
 
         Returns what the API server refused for good, which keeps no other child waiting, and whether a child changed
         meanwhile by other hands. Raises ApiError, of these ExistsError where an application would take over what has
         not been looked at.
         """
         writes: list[Write] = [("deleted", self.cluster.delete, item) for item in planned.delete]
-        writes += [("created", self._writing(self.cluster.create), item) for item in planned.create]
+        writes += [("created", self._writing(self.cluster.create, observed), item) for item in planned.create]
         for item in planned.apply:
-            is_new = observed is not None and _is_new(item, observed)
-            writes.append(("applied", self._writing(self.cluster.apply_new if is_new else self.cluster.apply), item))
+            apply = self.cluster.apply_new if not looked_for and _is_new(item, observed) else self.cluster.apply
+            writes.append(("applied", self._writing(apply, observed), item))
         refusals, overtaken = [], False
         for what, write, item in writes:
             try:
@@ -271,8 +274,10 @@ class Reconciler:
                 logger.info("%s %s %s", what, item["kind"], item["metadata"]["name"], extra=extra)
         return refusals, overtaken
 
-    def _writing(self, write: Callable[[Json], Awaitable[Json | None]]) -> Callable[[Json], Awaitable[bool]]:
-        """A write whose own event asks for no pass; it returns whether another event came in between."""
+    def _writing(
+        self, write: Callable[[Json], Awaitable[Json | None]], observed: Observed
+    ) -> Callable[[Json], Awaitable[bool]]:
+        """A write whose own event asks for no pass; it returns whether the child has changed otherwise since it was read."""
 
         async def noted(item: Json) -> bool:
             metadata, plural = item["metadata"], PLURALS[item["kind"]]
@@ -282,8 +287,9 @@ class Reconciler:
             try:
                 live = await write(item)
             finally:
-                overtaken = self.children.finish(plural, key, metadata["name"], live)
-            return overtaken
+                heard = self.children.finish(plural, key, metadata["name"], live)
+            # The answer may already tell what no event will then be news of.
+            return heard or (live is not None and has_advanced(observed, live))
 
         return noted
 
