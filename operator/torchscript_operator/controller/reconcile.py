@@ -277,7 +277,7 @@ class Reconciler:
     def _writing(
         self, write: Callable[[Json], Awaitable[Json | None]], observed: Observed
     ) -> Callable[[Json], Awaitable[bool]]:
-        """A write whose own event asks for no pass; it returns whether the child has changed otherwise since it was read."""
+        """A write whose own event asks for no pass; it returns whether the child has changed since it was read."""
 
         async def noted(item: Json) -> bool:
             metadata, plural = item["metadata"], PLURALS[item["kind"]]
