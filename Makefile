@@ -41,6 +41,11 @@ test: lint verify cluster-build images ## Every test, as CI runs them
 	@$(PYTHON) -m tests.cluster build kwok flux kubeconform
 	@$(PYTHON) -m pytest tests --numprocesses 3 --no-loadscope-reorder
 
+.PHONY: test-scoped
+test-scoped: venv cluster-build ## The tests on a real API server with an operator that has Roles in a list of namespaces only (8 minutes)
+	@$(PYTHON) -m tests.cluster build kwok
+	@$(PYTHON) -m pytest tests/integration --scoped
+
 .PHONY: unit
 unit: venv ## The fast tests: pure functions, golden files, the chart
 	@$(PYTHON) -m pytest tests/unit

@@ -32,8 +32,20 @@ def group_of(nodeid: str) -> str:
     return folder if folder in TOGETHER else SHARING.get(name, file)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--scoped",
+        action="store_true",
+        help="the operators of tests/integration have Roles in a list of namespaces, and no ClusterRole",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, and leave out what a scoped operator does otherwise on purpose."""
+    if config.getoption("scoped"):
+        left = [item for item in items if item.get_closest_marker("cluster_wide")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
     order = {folder: place for place, folder in enumerate(TOGETHER)}
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
 

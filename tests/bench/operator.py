@@ -29,7 +29,6 @@ from tests.bench.operator_site import (
     DEPLOYMENTS,
     JOBS,
     MODELS,
-    NAMESPACE,
     REPLICA_SETS,
     connected,
     deployment,
@@ -54,6 +53,8 @@ QUIET_SECONDS = 10
 CALM_SECONDS = 2.0
 CALM_FRACTION = 0.02
 """Share of a core below which a process is done."""
+HOME = "default"
+"""Where the plain kopf operator has its account."""
 DEPLOYMENT_CONTROLLER = "system:serviceaccount:kube-system:deployment-controller"
 
 
@@ -141,7 +142,7 @@ async def life(plane: ControlPlane, operator: Operator, count: int) -> tuple[flo
 
 def ours(count: int, idle_seconds: float, profile: Path | None = None) -> Json:
     """The operator over some number of models: apply to Ready, idle, restart."""
-    with folder() as path, site(path) as plane:
+    with folder() as path, site(path, count) as plane:
         kubeconfig, user = install_rights(plane, path)
         operator = Operator(kubeconfig, write_settings(path), path / "operator.log")
         operator.start()
@@ -205,7 +206,7 @@ def kube_controller_manager(count: int) -> Json:
             await api.until_count(REPLICA_SETS, count, patience(count))
         return loading
 
-    with folder() as path, site(path) as plane:
+    with folder() as path, site(path, count) as plane:
         loading = asyncio.run(go(plane))
         run = read(calls(plane.audit_log), DEPLOYMENT_CONTROLLER, "deployments", "replicasets")
     found = {
@@ -219,15 +220,15 @@ def kube_controller_manager(count: int) -> Json:
 
 def account(plane: ControlPlane, path: Path, name: str) -> tuple[Path, str]:
     """A ServiceAccount with all rights: the API server's priorities put it where they put any operator."""
-    plane.kubectl.run("create", "serviceaccount", name, f"--namespace={NAMESPACE}")
+    plane.kubectl.run("create", "serviceaccount", name, f"--namespace={HOME}")
     binding = ("create", "clusterrolebinding", name, "--clusterrole=cluster-admin")
-    plane.kubectl.run(*binding, f"--serviceaccount={NAMESPACE}:{name}")
-    token = plane.kubectl.run("create", "token", name, f"--namespace={NAMESPACE}", "--duration=2h").strip()
+    plane.kubectl.run(*binding, f"--serviceaccount={HOME}:{name}")
+    token = plane.kubectl.run("create", "token", name, f"--namespace={HOME}", "--duration=2h").strip()
     config = yaml.safe_load(plane.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
     kubeconfig = path / f"{name}.kubeconfig"
     kubeconfig.write_text(yaml.safe_dump(config))
-    return kubeconfig, f"system:serviceaccount:{NAMESPACE}:{name}"
+    return kubeconfig, f"system:serviceaccount:{HOME}:{name}"
 
 
 def await_calm(pid: int) -> None:
@@ -247,10 +248,10 @@ def plain_kopf(count: int) -> Json:
             await api.until_count(JOBS, count, patience(count))
         return loading
 
-    with folder() as path, site(path) as plane:
+    with folder() as path, site(path, count) as plane:
         kubeconfig, user = account(plane, path, "plain-kopf")
         environment = os.environ | {"KUBECONFIG": str(kubeconfig)}
-        command = [sys.executable, "-m", "tests.bench.plain_kopf", NAMESPACE]
+        command = [sys.executable, "-m", "tests.bench.plain_kopf"]
         running = subprocess.Popen(command, env=environment, cwd=ROOT)
         try:
             time.sleep(QUIET_SECONDS)

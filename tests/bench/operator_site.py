@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-NAMESPACE = "bench"
+MODELS_A_NAMESPACE = 100
+"""Kubernetes' own controllers look through all of a namespace for much of what they do."""
 AT_ONCE = 32
 """Objects that the loader creates at the same time."""
 FAST = ("--kube-api-qps=1000", "--kube-api-burst=1000")
@@ -40,10 +41,17 @@ CONTROLLERS = (
 """Limits of the controllers raised, so that what is measured is the operator and not what waits for them."""
 AUDIT = ("--audit-log-maxsize=8000",)
 """Megabytes; the whole of a run has to be in one file."""
-MODELS = f"/apis/torchscript.dev/v1alpha1/namespaces/{NAMESPACE}/torchscriptmodels"
-DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
-REPLICA_SETS = f"/apis/apps/v1/namespaces/{NAMESPACE}/replicasets"
-JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+MODELS = "/apis/torchscript.dev/v1alpha1", "torchscriptmodels"
+DEPLOYMENTS = "/apis/apps/v1", "deployments"
+REPLICA_SETS = "/apis/apps/v1", "replicasets"
+JOBS = "/apis/batch/v1", "jobs"
+Kind = tuple[str, str]
+"""The path of a group and version, and a resource in it."""
+
+
+def home(number: int) -> str:
+    """The namespace of an object."""
+    return f"bench-{number // MODELS_A_NAMESPACE}"
 
 
 def model(number: int) -> Json:
@@ -52,7 +60,7 @@ def model(number: int) -> Json:
     return {
         "apiVersion": "torchscript.dev/v1alpha1",
         "kind": "TorchScriptModel",
-        "metadata": {"name": f"m{number}"},
+        "metadata": {"name": f"m{number}", "namespace": home(number)},
         "spec": spec,
     }
 
@@ -64,7 +72,7 @@ def deployment(number: int) -> Json:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": f"m{number}"},
+        "metadata": {"name": f"m{number}", "namespace": home(number)},
         "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}},
     }
 
@@ -82,28 +90,28 @@ class Api:
                 raise RuntimeError(await answer.text())
             await answer.read()
 
-    async def load(self, path: str, make: Callable[[int], Json], count: int) -> float:
+    async def load(self, kind: Kind, make: Callable[[int], Json], count: int) -> float:
         """Create objects as fast as the API server takes them; returns the seconds that took."""
         started = time.monotonic()
         numbers = iter(range(count))
 
         async def work() -> None:
             for number in numbers:
-                await self.post(path, make(number))
+                await self.post(f"{kind[0]}/namespaces/{home(number)}/{kind[1]}", make(number))
 
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
         return time.monotonic() - started
 
-    async def count(self, path: str) -> int:
+    async def count(self, kind: Kind) -> int:
         """How many objects there are, without fetching them."""
-        async with self.session.get(f"{self.url}{path}?limit=1") as answer:
+        async with self.session.get(f"{self.url}{'/'.join(kind)}?limit=1") as answer:
             page = orjson.loads(await answer.read())
         return len(page["items"]) + int(page["metadata"].get("remainingItemCount", 0))
 
-    async def until_count(self, path: str, count: int, seconds: float) -> None:
+    async def until_count(self, kind: Kind, count: int, seconds: float) -> None:
         """Wait for that many objects."""
         async with asyncio.timeout(seconds):
-            while await self.count(path) < count:
+            while await self.count(kind) < count:
                 await asyncio.sleep(0.2)
 
     async def until_ready(self, count: int, seconds: float) -> None:
@@ -112,7 +120,7 @@ class Api:
         async with asyncio.timeout(seconds):
             while len(ready) < count:
                 query = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
-                async with self.session.get(f"{self.url}{MODELS}?{query}") as stream:
+                async with self.session.get(f"{self.url}{'/'.join(MODELS)}?{query}") as stream:
                     async for line in _lines(stream.content):
                         event = orjson.loads(line)
                         if event["type"] == "ERROR":
@@ -156,14 +164,16 @@ async def connected(kubeconfig: Path) -> AsyncIterator[Api]:
 
 
 @contextmanager
-def site(folder: Path) -> Iterator[ControlPlane]:
-    """A fresh control plane with the CRD, the namespace and a node whose pods kwok plays."""
+def site(folder: Path, count: int) -> Iterator[ControlPlane]:
+    """A fresh control plane with the CRD, namespaces for that many objects, and a node whose pods kwok plays."""
     binaries.build(["kwok"])
     raised = {"extra_apiserver": AUDIT, "extra_controllers": CONTROLLERS, "extra_scheduler": FAST}
     with control_plane(folder, controllers=True, scheduler=True, **raised) as plane:
         plane.kubectl.run("apply", "--server-side", f"--filename={ROOT / 'crds'}")
         eventually(lambda: _is_served(plane), "the CRD to be served")
-        plane.kubectl.run("create", "namespace", NAMESPACE)
+        homes = sorted({home(number) for number in range(count)})
+        spaces = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in homes]
+        plane.kubectl.run("create", "--filename=-", stdin=yaml.safe_dump_all(spaces))
         config = folder / "stages.yaml"
         config.write_text(yaml.safe_dump_all(operator_stages.stages()))
         body = yaml.safe_dump(operator_stages.node())

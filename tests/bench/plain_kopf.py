@@ -1,13 +1,12 @@
 """The yardstick: an operator as kopf's tutorial would have it. One change handler makes one Job for an object.
 
-`KUBECONFIG=… python -m tests.bench.plain_kopf NAMESPACE`; it writes no status and looks at no child.
+`KUBECONFIG=… python -m tests.bench.plain_kopf`; it writes no status and looks at no child.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from typing import Any
 
 import kopf
@@ -41,7 +40,7 @@ def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_kubeconfig(**kwargs)
 
 
-def main(namespace: str) -> None:
+def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     plain = Plain()
     registry = kopf.OperatorRegistry()
@@ -51,8 +50,8 @@ def main(namespace: str) -> None:
     settings = kopf.OperatorSettings()
     settings.scanning.disabled = True
     settings.posting.enabled = False
-    asyncio.run(kopf.operator(registry=registry, settings=settings, standalone=True, namespaces=[namespace]))
+    asyncio.run(kopf.operator(registry=registry, settings=settings, standalone=True, clusterwide=True))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -1,13 +1,11 @@
 """A real API server, the CRD, and the operator as a process of its own, with the rights that the chart gives it."""
 
 import itertools
-import json
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from tests.cluster.controlplane import ControlPlane, control_plane
 from tests.integration.harness import ROOT, Api, Models, Operator, Refused, eventually
 from tests.integration.lives import World
 from tests.integration.proxy import Proxy
+from tests.integration.spaces import Spaces
 
 CHART = ROOT / "charts/torchscript-operator"
 HOME = "torchscript-system"
@@ -46,16 +45,6 @@ def install_crd(plane: ControlPlane) -> None:
         return any((item["type"], item["status"]) == ("Established", "True") for item in conditions)
 
     eventually(established, "the definition is established")
-
-
-def make_namespace(plane: ControlPlane, name: str) -> str:
-    """A namespace with the account that the controller manager would make."""
-    plane.kubectl.run("create", "namespace", name)
-    eventually(lambda: plane.kubectl.get("namespace", name), "the namespace")
-    if plane.kubectl.get("serviceaccount", "default", f"--namespace={name}") is None:
-        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
-        plane.kubectl.run("apply", "--server-side", f"--namespace={name}", "--filename=-", stdin=json.dumps(account))
-    return name
 
 
 def _is_hook(body: dict[str, Any]) -> bool:
@@ -119,10 +108,16 @@ def api(plane: ControlPlane) -> Iterator[Api]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def spaces(api: Api, request: pytest.FixtureRequest) -> Spaces:
+    """The namespaces of tests that have no API server of their own."""
+    return Spaces.of(api, request, lambda item: "namespace" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture
-def namespace(plane: ControlPlane) -> str:
+def namespace(spaces: Spaces) -> str:
     """A namespace of the test's own."""
-    return make_namespace(plane, f"test-{next(numbers)}")
+    return spaces.take(f"test-{next(numbers)}")
 
 
 @pytest.fixture
@@ -132,17 +127,17 @@ def models(api: Api, namespace: str) -> Models:
 
 
 @pytest.fixture(scope="session")
-def settings_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def settings_file(spaces: Spaces, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Settings as the chart would render them."""
     path = tmp_path_factory.mktemp("settings") / "settings.yaml"
-    path.write_text(yaml.safe_dump(SETTINGS))
+    path.write_text(yaml.safe_dump(SETTINGS | spaces.settings))
     return path
 
 
 @pytest.fixture(scope="session")
-def rights(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def rights(plane: ControlPlane, spaces: Spaces, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The operator's kubeconfig and user name."""
-    return install_rights(plane, tmp_path_factory.mktemp("rights"))
+    return install_rights(plane, tmp_path_factory.mktemp("rights"), *spaces.flags)
 
 
 @pytest.fixture(scope="session")
@@ -175,11 +170,17 @@ def whole_world(
     api: Api,
     rights: tuple[Path, str],
     settings_file: Path,
+    spaces: Spaces,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[World]:
     """Where operators are disturbed, each in a namespace of its own."""
     with Proxy(plane.kubeconfig) as proxy:
-        yield World(api, proxy, rights[0], settings_file, tmp_path_factory.mktemp("world"), partial(fresh, api))
+        folder = tmp_path_factory.mktemp("world")
+
+        def fresh() -> str:
+            return spaces.add(f"life-{next(numbers)}")
+
+        yield World(api, proxy, rights[0], settings_file, folder, fresh, scoped=bool(spaces.listed))
 
 
 @pytest.fixture
@@ -193,13 +194,3 @@ def alone(only_operator: Operator) -> None:
 def world(whole_world: World, alone: None) -> World:  # noqa: ARG001 -- it is what it does
     """Where operators are disturbed, and no other meddles."""
     return whole_world
-
-
-def fresh(api: Api) -> str:
-    """Make a namespace in no time."""
-    name = f"life-{next(numbers)}"
-    api("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    account = f"/api/v1/namespaces/{name}/serviceaccounts"
-    with suppress(Refused):
-        api("POST", account, {"metadata": {"name": "default"}})
-    return name

@@ -159,8 +159,9 @@ class Operator:
 class Models:
     """One namespace's models; the tests play the user, the Job and Deployment controllers, and the kubelet."""
 
-    def __init__(self, api: Api, namespace: str) -> None:
-        self.api, self.namespace = api, namespace
+    def __init__(self, api: Api, namespace: str, *, removes: bool = True) -> None:
+        """`removes` if the operator removes artifacts, which one that watches a list of namespaces never does."""
+        self.api, self.namespace, self.removes = api, namespace, removes
 
     def path(self, plural: str, name: str = "", group: str = GROUP) -> str:
         return f"{group}/namespaces/{self.namespace}/{plural}/{name}".rstrip("/")

@@ -76,9 +76,10 @@ def withdrawn(models: Models) -> None:
     models.awaits("Available", "True", "RolledBack")
     models.awaits("Reconciling", "False")
     models.delete()
-    job = eventually(lambda: next(iter(models.jobs_of("remove")), None), "the removal")
-    models.pod(job, workers.pod_status("export", workers.terminated(0)))
-    models.job_status(job, workers.complete(now()))
+    if models.removes:
+        job = eventually(lambda: next(iter(models.jobs_of("remove")), None), "the removal")
+        models.pod(job, workers.pod_status("export", workers.terminated(0)))
+        models.job_status(job, workers.complete(now()))
     eventually(lambda: models.api.find(models.path("torchscriptmodels", "minilm")) is None, "the model to go")
 
 
@@ -187,7 +188,7 @@ class World:
         settings = yaml.safe_load(self.settings.read_text()) | ({"watchNamespaces": [namespace]} if self.scoped else {})
         (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
         operator = Forked(kubeconfig, folder / "settings.yaml", folder / "operator.log", constants)
-        return Site(Models(self.api, namespace), line, operator)
+        return Site(Models(self.api, namespace, removes=not self.scoped), line, operator)
 
     def live(
         self,

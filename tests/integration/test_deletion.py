@@ -1,32 +1,34 @@
 """Deleting a model takes its children along; a namespace that is deleted never hangs on the operator."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.cluster.controlplane import ControlPlane, control_plane
-from tests.integration.conftest import install_crd, make_namespace
+from tests.cluster.controlplane import control_plane
+from tests.integration.conftest import SETTINGS, install_crd
 from tests.integration.harness import Api, Models, Operator, eventually
+from tests.integration.spaces import Spaces
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, settings_file: Path) -> Iterator[ControlPlane]:
+def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Spaces]:
     """An API server with the controllers, and an operator of its own."""
-    with control_plane(tmp_path_factory.mktemp("controllers"), controllers=True) as running:
+    folder = tmp_path_factory.mktemp("controllers")
+    with control_plane(folder / "plane", controllers=True) as running, Api(running.kubeconfig) as api:
         install_crd(running)
-        operator = Operator(running.kubeconfig, settings_file, tmp_path_factory.mktemp("log") / "operator.log")
+        spaces = Spaces.of(api, request, lambda item: item.path == request.path)
+        (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS | spaces.settings))
+        operator = Operator(running.kubeconfig, folder / "settings.yaml", folder / "operator.log")
         operator.start()
         eventually(lambda: operator.get("/readyz"), "the operator to be ready")
-        yield running
+        yield spaces
         operator.kill()
 
 
 @pytest.fixture
-def models(world: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Models]:
-    name = request.node.name.replace("_", "-")[:50]
-    with Api(world.kubeconfig) as api:
-        yield Models(api, make_namespace(world, name))
+def models(world: Spaces, request: pytest.FixtureRequest) -> Models:
+    return Models(world.api, world.take(request.node.name.replace("_", "-")[:50]))
 
 
 def test_children_go_with_their_model(models: Models) -> None:
@@ -51,11 +53,12 @@ def test_model_that_comes_again_at_once_starts_anew(models: Models) -> None:
     eventually(only_mine, "one Job, the new model's", 60)
 
 
-def test_namespace_is_deleted_without_a_wait(world: ControlPlane, models: Models) -> None:
+def test_namespace_is_deleted_without_a_wait(models: Models) -> None:
     models.create(suspend=True)  # the controllers take 15 s and more where there are pods
     models.awaits("Ready", "False", "Suspended")
-    world.kubectl.run("delete", "namespace", models.namespace, "--wait=false")
-    eventually(lambda: world.kubectl.get("namespace", models.namespace) is None, "no namespace", 60)
+    path = f"/api/v1/namespaces/{models.namespace}"
+    models.api("DELETE", path)
+    eventually(lambda: models.api.find(path) is None, "no namespace", 60)
 
 
 def test_superseded_job_takes_its_pods_along(models: Models) -> None:

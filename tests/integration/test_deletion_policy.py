@@ -11,14 +11,17 @@ import pytest
 import yaml
 
 from tests.cluster.controlplane import ControlPlane, control_plane
-from tests.integration.conftest import install_crd, make_namespace, numbers
+from tests.integration.conftest import install_crd, numbers
 from tests.integration.harness import Api, Json, Models, Operator, eventually
+from tests.integration.spaces import make_namespace
 from tests.unit import workers
 from torchscript_operator.artifact.failures import FailureReason
 
 FINALIZER = "torchscript.dev/artifacts"
 DELETED: dict[str, Any] = {"artifact": {"uri": "s3://artifacts/models", "deletionPolicy": "Delete"}}
 RETAINED: dict[str, Any] = {"artifact": {"uri": "s3://artifacts/models"}}
+
+pytestmark = pytest.mark.cluster_wide("an operator that watches a list of namespaces removes no artifacts")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, settings_file: Path) -> Iter
 @pytest.fixture
 def models(world: tuple[ControlPlane, Operator]) -> Iterator[Models]:
     with Api(world[0].kubeconfig) as api:
-        yield Models(api, make_namespace(world[0], f"deletion-{next(numbers)}"))
+        yield Models(api, make_namespace(api, f"deletion-{next(numbers)}"))
 
 
 def proven(models: Models, name: str, letter: str, **spec: Any) -> None:

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from tests.golden.chart import rendering
-from tests.integration.conftest import make_namespace
 from tests.integration.harness import eventually
+from tests.integration.spaces import make_namespace
 
 if TYPE_CHECKING:
     from tests.cluster.controlplane import ControlPlane
-    from tests.integration.harness import Operator
+    from tests.integration.harness import Api, Operator
 
 Json = dict[str, Any]
 FOLDER = Path(__file__).resolve().parents[2] / "examples/gitops"
@@ -25,9 +25,8 @@ FIELD = "torchscript.dev_TorchScriptModel"
 
 
 @pytest.mark.parametrize("overlay", ["staging", "production"])
-def test_overlay_is_accepted_as_it_is(plane: ControlPlane, overlay: str) -> None:
-    namespace = f"models-{overlay}"
-    make_namespace(plane, namespace)
+def test_overlay_is_accepted_as_it_is(plane: ControlPlane, api: Api, overlay: str) -> None:
+    make_namespace(api, f"models-{overlay}")
     folder = FOLDER / "kustomize/overlays" / overlay
     done = plane.kubectl.run("apply", "--server-side", f"--kustomize={folder}", "--dry-run=server")
     assert "torchscriptmodel.torchscript.dev/minilm serverside-applied" in done
@@ -72,9 +71,9 @@ def test_applied_example_is_what_applying_it_again_would_make(
     eventually(same, "a moment without a write")
 
 
-def test_chart_is_what_applying_it_again_would_make(plane: ControlPlane) -> None:
+def test_chart_is_what_applying_it_again_would_make(plane: ControlPlane, api: Api) -> None:
     wanted = rendering.installed(rendering.objects(*rendering.values_of("default")))
-    make_namespace(plane, rendering.NAMESPACE)
+    make_namespace(api, rendering.NAMESPACE)
     apply = ("apply", "--server-side", "--force-conflicts", "--field-manager=argocd-controller", "--filename=-")
     flags = (f"--namespace={rendering.NAMESPACE}", "--output=json")
     bodies = json.dumps({"apiVersion": "v1", "kind": "List", "items": [*wanted]})
@@ -93,8 +92,8 @@ def test_chart_is_what_applying_it_again_would_make(plane: ControlPlane) -> None
     assert found == kept
 
 
-def test_argo_cds_settings_take_the_patch_and_keep_what_they_have(plane: ControlPlane) -> None:
-    make_namespace(plane, "argocd")
+def test_argo_cds_settings_take_the_patch_and_keep_what_they_have(plane: ControlPlane, api: Api) -> None:
+    make_namespace(api, "argocd")
     settings = {
         "apiVersion": "v1",
         "kind": "ConfigMap",

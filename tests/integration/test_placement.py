@@ -16,9 +16,10 @@ import yaml
 
 from tests.cluster.controlplane import control_plane
 from tests.golden.chart import rendering
-from tests.integration.conftest import install_crd, install_rights, make_namespace
+from tests.integration.conftest import install_crd, install_rights
 from tests.integration.fake_nodes import fake_nodes
 from tests.integration.harness import Api, Json, Models, Operator, Refused, eventually
+from tests.integration.spaces import Spaces
 from tests.unit import workers
 from torchscript_operator.artifact.outcome import ArtifactReference, ExportOutcome
 from torchscript_operator.artifact.request import EXPORT_VARIABLE, ExportRequest
@@ -39,35 +40,46 @@ numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """An API server with scheduler, controllers, nodes, and the operator under the chart's default settings."""
-    folder = tmp_path_factory.mktemp("placement")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """An API server with scheduler and controllers."""
+    with control_plane(tmp_path_factory.mktemp("placement"), controllers=True, scheduler=True) as running:
+        install_crd(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def homes(cluster: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Spaces]:
+    """Its namespaces."""
+    with Api(cluster.kubeconfig) as api:
+        yield Spaces.of(api, request, lambda item: item.path == request.path)
+
+
+@pytest.fixture(scope="module")
+def site(cluster: ControlPlane, homes: Spaces, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """That API server with nodes, and the operator under the chart's default settings."""
+    folder = tmp_path_factory.mktemp("operator")
     settings = folder / "settings.yaml"
     values = rendering.settings_of(rendering.case("default")) | {"artifactStore": {"uri": "s3://artifacts/models"}}
-    settings.write_text(yaml.safe_dump(values))
-    with control_plane(folder / "plane", controllers=True, scheduler=True) as running:
-        install_crd(running)
-        operator = Operator(install_rights(running, folder)[0], settings, folder / "operator.log")
-        with fake_nodes(running, folder):
-            operator.start()
-            try:
-                eventually(lambda: operator.get("/readyz"), "the operator to be ready")
-                yield running
-            finally:
-                operator.kill(signal.SIGTERM)
+    settings.write_text(yaml.safe_dump(values | homes.settings))
+    operator = Operator(install_rights(cluster, folder, *homes.flags)[0], settings, folder / "operator.log")
+    with fake_nodes(cluster, folder):
+        operator.start()
+        try:
+            eventually(lambda: operator.get("/readyz"), "the operator to be ready")
+            yield cluster
+        finally:
+            operator.kill(signal.SIGTERM)
     assert operator.faults() == []
 
 
 @pytest.fixture
-def models(site: ControlPlane) -> Iterator[Models]:
+def models(site: ControlPlane, homes: Spaces) -> Iterator[Models]:
     """A namespace of the test's own, whose pods take no room from the next one's."""
-    namespace = make_namespace(site, f"placement-{next(numbers)}")
-    with Api(site.kubeconfig) as api:
-        found = Models(api, namespace)
-        yield found
-        for model in api("GET", found.path("torchscriptmodels"))["items"]:
-            found.delete(model["metadata"]["name"])
-        site.kubectl.run("delete", "pods", "--all", f"--namespace={namespace}", "--force", "--grace-period=0")
+    found = Models(homes.api, homes.take(f"placement-{next(numbers)}"))
+    yield found
+    for model in found.api("GET", found.path("torchscriptmodels"))["items"]:
+        found.delete(model["metadata"]["name"])
+    site.kubectl.run("delete", "pods", "--all", f"--namespace={found.namespace}", "--force", "--grace-period=0")
 
 
 def pods(models: Models, component: str) -> list[Json]:

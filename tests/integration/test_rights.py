@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from tests.cluster.controlplane import ControlPlane
-from tests.integration.conftest import SETTINGS, install_rights, make_namespace
+from tests.integration.conftest import SETTINGS, install_rights
 from tests.integration.forked import Forked
 from tests.integration.harness import OTHER, Api, Json, Models, Operator, audit, eventually, now
+from tests.integration.spaces import RBAC, Spaces, make_namespace
 
-ROLE = "/apis/rbac.authorization.k8s.io/v1/clusterroles/tsm-torchscript-operator"
 APPLIED = {
     "deployments": "/apis/apps/v1",
     "services": "/api/v1",
@@ -68,27 +68,34 @@ def used(plane: ControlPlane, user: str) -> set[tuple[str, str]]:
     return found
 
 
+@pytest.fixture
+def role(rights: tuple[Path, str], spaces: Spaces, models: Models) -> Json:  # noqa: ARG001 -- it is what they are given by
+    """What the operator may do in the test's namespace."""
+    kind = "roles" if spaces.listed else "clusterroles"
+    path = f"{RBAC}/namespaces/{models.namespace}/{kind}" if spaces.listed else f"{RBAC}/{kind}"
+    return models.api("GET", f"{path}/tsm-torchscript-operator")
+
+
+@pytest.mark.cluster_wide("the same is shown of a scoped operator below")
 @pytest.mark.usefixtures("operator")
 def test_nothing_is_refused_and_nothing_is_granted_in_vain(
-    plane: ControlPlane, rights: tuple[Path, str], models: Models
+    plane: ControlPlane, rights: tuple[Path, str], role: Json, models: Models
 ) -> None:
     # What operators of other tests were refused before the API server had taken in their new roles is not meant.
     before = len(refused(plane, rights[1]))
     use_everything(models)
     eventually(lambda: ("list", "events") in used(plane, rights[1]), "a look for events about a Job without a pod")
     assert refused(plane, rights[1])[before:] == []
-    role = models.api("GET", ROLE)
     assert granted(role["rules"]) - used(plane, rights[1]) <= BEHIND_CALLS, "granted and never used"
 
 
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("verb", "resource"), sorted(BEHIND_CALLS))
 def test_right_that_no_call_is_named_after_is_needed_all_the_same(
-    plane: ControlPlane, rights: tuple[Path, str], models: Models, tmp_path: Path, verb: str, resource: str
+    plane: ControlPlane, rights: tuple[Path, str], role: Json, models: Models, tmp_path: Path, verb: str, resource: str
 ) -> None:
     name = f"less-{models.namespace}"
     account, home = {"name": name, "namespace": models.namespace}, models.namespace
-    role = models.api("GET", ROLE)
     rules = [
         {**rule, "resources": [each], "verbs": kept}
         for rule in role["rules"]
@@ -126,9 +133,7 @@ def test_right_that_no_call_is_named_after_is_needed_all_the_same(
     assert "blockOwnerDeletion" in told if verb == "update" else f'cannot create resource "{resource}"' in told
 
 
-@pytest.mark.usefixtures("rights")
-def test_role_has_no_wildcard_and_no_secrets(models: Models) -> None:
-    role = models.api("GET", ROLE)
+def test_role_has_no_wildcard_and_no_secrets(role: Json) -> None:
     text = yaml.safe_dump(role["rules"])
     assert "*" not in text
     assert "secrets" not in text
@@ -140,7 +145,7 @@ def scoped(plane: ControlPlane, api: Api, only_operator: Operator, tmp_path: Pat
     """A namespace, and an operator that has rights in it alone."""
     if only_operator.alive:
         only_operator.kill(signal.SIGTERM)
-    name = make_namespace(plane, "scoped")
+    name = make_namespace(api, "scoped")
     values = ("--set", f"watchNamespaces={{{name}}}", "--set", "nameOverride=scoped")
     kubeconfig, user = install_rights(plane, tmp_path, *values)
     settings = tmp_path / "settings.yaml"
@@ -164,5 +169,5 @@ def test_scoped_operator_needs_only_a_role_in_its_namespace_and_all_of_that(
     assert "Remove them by hand" in models.get()["status"]["deletionPolicyMessage"]
     eventually(lambda: ("list", "events") in used(plane, user), "a look for events about a Job without a pod")
     assert refused(plane, user) == []
-    role = models.api("GET", models.path("roles", "tsm-scoped", "/apis/rbac.authorization.k8s.io/v1"))
+    role = models.api("GET", models.path("roles", "tsm-scoped", RBAC))
     assert granted(role["rules"]) - used(plane, user) <= BEHIND_CALLS, "granted and never used"
