@@ -164,6 +164,30 @@ async def test_what_is_left_of_a_pass_waits_for_what_a_person_asked_for() -> Non
     assert seen == ["one", "two", "rest", "rest"]
 
 
+async def test_slow_rests_hold_up_neither_passes_nor_each_other() -> None:
+    seen, done = [], asyncio.Event()
+
+    async def rest() -> None:
+        seen.append("rest")
+        await done.wait()
+
+    async def reconcile(key: Key) -> queues.Rest | None:
+        seen.append(key.name)
+        return queues.Slow(rest) if key != TWO else None
+
+    queue = Queue(reconcile, 1)
+    for number in range(queues.SLOW_WORKERS + 1):
+        queue.add(Key("ml", f"many-{number}"))
+    task = asyncio.create_task(queue.run())
+    await until(lambda: seen.count("rest") == queues.SLOW_WORKERS)
+    queue.add(TWO)
+    await until(lambda: TWO.name in seen)
+    assert seen.count("rest") == queues.SLOW_WORKERS, "one waits"
+    done.set()
+    await until(lambda: seen.count("rest") == queues.SLOW_WORKERS + 1)
+    task.cancel()
+
+
 async def test_event_before_the_rest_of_a_pass_brings_another_pass_after_it() -> None:
     seen: list[str] = []
     queue: Queue

@@ -4,6 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +16,9 @@ from tests.unit.world import SETTINGS, World, stamp
 from torchscript_operator.api import conditions
 from torchscript_operator.controller.children import Children
 from torchscript_operator.controller.closer import LEAST_SECONDS
-from torchscript_operator.controller.cluster import ExistsError
+from torchscript_operator.controller.cluster import ApiError, ExistsError
 from torchscript_operator.controller.model import Json
+from torchscript_operator.controller.queue import Slow
 from torchscript_operator.controller.reconcile import AGAIN_SECONDS, PLURALS, Reconciler
 
 READS = ("get", "list")
@@ -31,7 +33,7 @@ class Server:
         self.clock = SimpleNamespace(now=lambda: world.now)
         self.takes_versions = True
         """Whether it applies what is not there under a version."""
-        self.before_apply: Callable[[], None] = lambda: None
+        self.before_apply: Callable[[Json], None] = lambda _: None
         """What happens right before a child is changed."""
 
     async def model(self, *_: str) -> Json:
@@ -63,7 +65,7 @@ class Server:
 
     async def apply(self, body: Json) -> Json:
         self.calls.append(f"apply {body['kind']}")
-        self.before_apply()
+        self.before_apply(body)
         self.world._apply(body)
         return copy.deepcopy(live(self.world)[PLURALS[body["kind"]]][body["metadata"]["name"]])
 
@@ -126,7 +128,7 @@ async def test_whole_life_of_a_model_costs_nine_reads_and_nine_writes() -> None:
     third = await site.makes_pass()
     assert third == [
         *("get model", "get jobs", "get pods"),
-        *("apply Deployment", "apply Service", "apply status", "create Event"),
+        *("apply Deployment", "apply status", "create Event", "apply Service"),
     ]
     site.world.rollout_ends()
     fourth = await site.makes_pass()
@@ -186,8 +188,10 @@ async def test_what_somebody_else_made_meanwhile_is_met_and_not_taken_over(made:
     listen(site.children, site.world)
     made(site.world)
     before = copy.deepcopy((site.world.service, site.world.deployments.get("minilm-cpu")))
-    calls = await site.makes_pass(deaf=True)
-    assert [call for call in calls if call.startswith("meet")]
+    met = False
+    while not met or site.wanted == AGAIN_SECONDS:
+        calls = await site.makes_pass(deaf=True)
+        met |= any(call.startswith("meet") for call in calls)
     after = (site.world.service, site.world.deployments.get("minilm-cpu"))
     assert all(now == was for was, now in zip(before, after, strict=True) if was is not None)
     reasons = {found.reason for found in site.world.model.status.conditions}
@@ -212,7 +216,7 @@ async def test_end_of_a_rollout_between_the_reading_and_the_writing_of_a_deploym
     await serves(site)
     site.world.deployments["minilm-cpu"]["spec"]["template"]["spec"]["containers"][0]["image"] = "other"
     site.world.deployments["minilm-cpu"]["metadata"]["generation"] += 1
-    site.server.before_apply = site.world.rollout_ends
+    site.server.before_apply = lambda _: site.world.rollout_ends()
     assert "apply Deployment" in await site.makes_pass()
     assert site.wanted == AGAIN_SECONDS, "no event will be news any more"
     assert "apply status" not in await site.makes_pass()
@@ -226,6 +230,44 @@ async def test_server_that_takes_no_version_of_what_is_not_there_is_looked_at_fi
     site.export_ends()
     calls = await site.makes_pass()
     assert calls[3:8] == ["meet Deployment", "get deployments", "get services", "apply Deployment", "apply Service"]
+
+
+async def test_service_of_a_model_that_nobody_asks_yet_waits_for_its_turn() -> None:
+    site = Site()
+    await site.makes_pass()
+    site.export_ends()
+    listen(site.children, site.world)
+    rest = await site.reconciler(KEY)
+    assert isinstance(rest, Slow)
+    assert (site.world.condition(conditions.COMPILED).status, site.world.service) == ("True", None)
+    assert await rest() != AGAIN_SECONDS
+    assert site.world.service is not None
+
+
+async def test_service_that_answers_is_made_in_the_pass_that_says_ready() -> None:
+    site = Site()
+    await serves(site)
+    site.world.service = None
+    listen(site.children, site.world)
+    assert not callable(await site.reconciler(KEY))
+    assert site.world.service is not None
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.FORBIDDEN])
+async def test_service_that_is_refused_later_is_told_by_the_next_pass(status: HTTPStatus) -> None:
+    site = Site()
+    await site.makes_pass()
+    site.export_ends()
+
+    def refuse(body: Json) -> None:
+        if body["kind"] == "Service":
+            raise ApiError(status, "no such port")
+
+    site.server.before_apply = refuse
+    await site.makes_pass()
+    assert site.wanted == AGAIN_SECONDS
+    await site.makes_pass()
+    assert "no such port" in site.world.condition(conditions.STALLED).message
 
 
 @pytest.mark.parametrize("ends", [Site.export_ends, lambda site: site.world.export_fails(65)])

@@ -5,6 +5,7 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -20,6 +21,10 @@ CONTINUED_SECONDS = 1.0
 """A pass that wants another so soon goes on with its work; one that wants it later looks whether all is well."""
 WORKERS_A_LOOKER = 16
 """Looks have workers of their own, one for so many others: they wait for no work, and leave the API server to it."""
+
+
+SLOW_WORKERS = 4
+"""Enough that the API server, which does these things one at a time, always has the next one."""
 
 
 class Rank(IntEnum):
@@ -44,6 +49,17 @@ Later = float | None
 """After how many seconds to look at a model again; None for when something happens."""
 Rest = Callable[[], Awaitable["Later"]]
 """What is left of a pass and may wait until the passes that people have asked for have begun."""
+
+
+@dataclass(frozen=True)
+class Slow:
+    """What is left of a pass, where the API server does such a thing for one caller at a time: no other work waits."""
+
+    rest: Rest
+
+    def __call__(self) -> Awaitable[Later]:
+        """Go on with it."""
+        return self.rest()
 
 
 class _Entry(NamedTuple):
@@ -71,6 +87,7 @@ class Queue:
         self._work: asyncio.PriorityQueue[_Entry] = asyncio.PriorityQueue()
         self._looks: asyncio.PriorityQueue[_Entry] = asyncio.PriorityQueue()
         """Passes in their order, and what is left of passes that have begun; looks by themselves."""
+        self._slow: asyncio.PriorityQueue[_Entry] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
         self._waiting: dict[Key, _Entry] = {}
         """The entry that counts; another of the same key has been overtaken by a more urgent wish."""
@@ -112,7 +129,8 @@ class Queue:
         entry = _Entry(rank, next(self._numbers), key, rest)
         if rest is None:
             self._waiting[key] = entry
-        (self._looks if rank is Rank.LOOK else self._work).put_nowait(entry)
+        lane = self._slow if isinstance(rest, Slow) else self._looks if rank is Rank.LOOK else self._work
+        lane.put_nowait(entry)
 
     async def _take(self, entries: "asyncio.PriorityQueue[_Entry]") -> _Entry:
         """The next pass, or what is left of one."""
@@ -171,10 +189,10 @@ class Queue:
         them.
         """
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._workers):
-                group.create_task(self._work_off(self._work, known))
-            for _ in range(max(1, self._workers // WORKERS_A_LOOKER)):
-                group.create_task(self._work_off(self._looks, known))
+            lookers = max(1, self._workers // WORKERS_A_LOOKER)
+            for lane, workers in ((self._work, self._workers), (self._looks, lookers), (self._slow, SLOW_WORKERS)):
+                for _ in range(workers):
+                    group.create_task(self._work_off(lane, known))
 
     async def _work_off(
         self, entries: "asyncio.PriorityQueue[_Entry]", known: Callable[[], Awaitable[None]] | None

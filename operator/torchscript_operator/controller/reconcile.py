@@ -22,7 +22,7 @@ from torchscript_operator.controller.departure import depart
 from torchscript_operator.controller.model import FINALIZER, MODEL_LABEL, Json, Model
 from torchscript_operator.controller.observed import Observed, ended, has_advanced
 from torchscript_operator.controller.plan import Plan
-from torchscript_operator.controller.queue import Key, Later, Rest
+from torchscript_operator.controller.queue import Key, Later, Rest, Slow
 from torchscript_operator.controller.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -92,6 +92,8 @@ class Reconciler:
     settings: Settings
     children: Children
     looks: CloserLooks = field(default_factory=CloserLooks)
+    at_once: set[Key] = field(default_factory=set)
+    """Models whose next pass leaves nothing for later: what it left before did not go well."""
 
     async def observe(self, model: Model) -> Observed:
         """Read the children that matter to a pass, live and at once; a cache could show what is no longer there."""
@@ -218,23 +220,24 @@ class Reconciler:
         if not isinstance(decided, tuple):
             return decided
         planned, observed = decided
+        key = Key(model.namespace, model.name)
+        at_first, service = self._without_service(key, planned, observed)
         try:
-            refusals, overtaken = await self._act(model, planned, observed)
+            refusals, overtaken = await self._act(model, at_first, observed)
         except ExistsError:
             observed = await self._with_strangers(planned, observed)
-            planned = planning.plan(model, self.settings, observed, now)
+            planned, service = planning.plan(model, self.settings, observed, now), None
             refusals, overtaken = await self._act(model, planned, observed, looked_for=True)
         if refusals:
             planned = planning.rejected(model, planned, f"The API server refused a child: {refusals[0]}", now)
         if overtaken:
             planned = replace(planned, requeue_seconds=AGAIN_SECONDS)
         news = _News.of(model, body, planned, now)
-        if news is None:
-            return planned.requeue_seconds
-        if planned.create:
+        if planned.create and news is not None:
             # Whoever applies a thousand models wants a thousand Jobs first, and then to be told of them.
-            return partial(self._tell_later, Key(model.namespace, model.name), news)
-        return await self._tell(news)
+            return partial(self._tell_later, key, news)
+        later = planned.requeue_seconds if news is None else await self._tell(news)
+        return later if service is None else Slow(partial(self._apply_later, key, service, later))
 
     async def _depart(self, body: Json, now: datetime) -> float | None:
         """Let a model go that is being deleted, once its artifacts are removed where it asks for that."""
@@ -292,6 +295,37 @@ class Reconciler:
             return heard or (live is not None and has_advanced(observed, live))
 
         return noted
+
+    def _without_service(self, key: Key, planned: Plan, observed: Observed) -> tuple[Plan, bytes | None]:
+        """Leave a new Service, as JSON, for later where nobody asks it yet.
+
+        An API server gives out one cluster IP at a time and writes it down meanwhile (Kubernetes 1.36,
+        ipallocator/cidrallocator.go): where thousands are made, those that wait for one are to hold up nothing else.
+        """
+        ready = any((found.type, found.status) == (conditions.READY, "True") for found in planned.status.conditions)
+        new = next((item for item in planned.apply if item["kind"] == "Service" and _is_new(item, observed)), None)
+        if new is None or ready or planned.create or key in self.at_once:
+            self.at_once.discard(key)
+            return planned, None
+        return replace(planned, apply=tuple(item for item in planned.apply if item is not new)), orjson.dumps(new)
+
+    async def _apply_later(self, key: Key, service: bytes, later: Later) -> Later:
+        """Apply a new Service; whatever comes of it but success is for a whole pass to see."""
+        return await self._logged(key, self._apply_new(key, orjson.loads(service), later))
+
+    async def _apply_new(self, key: Key, service: Json, later: Later) -> Later:
+        try:
+            is_whole = not await self._writing(self.cluster.apply_new, Observed())(service)
+        except ApiError as error:
+            if not (error.permanent or isinstance(error, ExistsError)):
+                raise
+            is_whole = False
+        else:
+            logger.info("applied Service %s", key.name, extra={"model": f"{key.namespace}/{key.name}"})
+        if is_whole:
+            return later
+        self.at_once.add(key)
+        return AGAIN_SECONDS
 
     async def _tell_later(self, key: Key, news: _News) -> Later:
         return await self._logged(key, self._tell(news))

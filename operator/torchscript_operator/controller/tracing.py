@@ -6,9 +6,10 @@ The SDK reads OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLE
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from torchscript_operator.controller.queue import Key, Later, Rest
+from torchscript_operator.controller.queue import Key, Later, Rest, Slow
 
 if TYPE_CHECKING:
     from opentelemetry import trace
@@ -75,8 +76,8 @@ def traced(reconcile: Pass, tracer: "trace.Tracer | None") -> Pass:
         with tracer.start_as_current_span("reconcile", attributes=_attributes(key)):
             later = await reconcile(key)
         if callable(later):
-            left = later
-            return lambda: rest(key, left)
+            wrapped = partial(rest, key, later)
+            return Slow(wrapped) if isinstance(later, Slow) else wrapped
         return later
 
     return one
