@@ -137,7 +137,9 @@ def test_watched_namespaces_are_the_only_ones(
         only_operator.kill(signal.SIGTERM)
     outside = Models(models.api, "default")
     settings = tmp_path / "settings.yaml"
-    settings.write_text(yaml.safe_dump({**SETTINGS, "watchNamespaces": [models.namespace]}))
+    # So many that their watches alone are more connections than an operator of all namespaces has.
+    watched = [*(f"team-{number}" for number in range(40)), models.namespace]
+    settings.write_text(yaml.safe_dump({**SETTINGS, "watchNamespaces": watched}))
     scoped = Operator(plane.kubeconfig, settings, tmp_path / "operator.log")
     scoped.start()
     try:

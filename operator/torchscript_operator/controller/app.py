@@ -145,8 +145,9 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
     """
     stop = asyncio.Event()
     _end_at_signals(stop)
-    calls = Calls(watched(settings))
-    async with connect(calls.trace()) as cluster, AsyncExitStack() as stack:
+    paths = watched(settings)
+    calls = Calls(paths)
+    async with connect(calls.trace(), watches=len(paths)) as cluster, AsyncExitStack() as stack:
         tracer = stack.enter_context(tracing.exporting(os.environ))
         turn = leadership(cluster, settings)
         children = Children()

@@ -29,7 +29,7 @@ SILENCE_SECONDS = 70
 """A watch that says nothing for so long is dead: the server sends a bookmark every minute."""
 WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_SECONDS)
 CONNECTIONS = 100
-"""Calls on their way at once, watches among them."""
+"""Calls on their way at once, besides watches."""
 READ_BUFFER = 2**21
 """Bytes that may wait to be read; one watch event can be larger than the client's default."""
 TOO_MANY_BACKOFF = Backoff(steps=8, duration=0.25, factor=2.0, jitter=0.2)
@@ -412,12 +412,12 @@ async def log_in(configuration: Configuration) -> None:
 
 
 @asynccontextmanager
-async def connect(*traces: aiohttp.TraceConfig) -> AsyncIterator[Cluster]:
-    """Connect. Raises ConfigException where nothing says to whom."""
+async def connect(*traces: aiohttp.TraceConfig, watches: int = 0) -> AsyncIterator[Cluster]:
+    """Connect, with room for so many watches. Raises ConfigException where nothing says to whom."""
     configuration = Configuration()
     await log_in(configuration)
     context = RESTClientObject(configuration).ssl_context
-    connector = aiohttp.TCPConnector(ssl=context, limit=CONNECTIONS)
+    connector = aiohttp.TCPConnector(ssl=context, limit=CONNECTIONS + watches)
     async with aiohttp.ClientSession(
         connector=connector, read_bufsize=READ_BUFFER, trace_configs=list(traces)
     ) as session:
