@@ -240,6 +240,7 @@ def test_doctor_says_what_is_missing_around_the_models(tsm: Tsm, models: Models)
     assert result.exit_code == 1
 
 
+@pytest.mark.cluster_wide("what is judged is an operator without settings, which looks after all namespaces")
 def test_operators_rights_are_judged_by_the_api_server(tsm: Tsm, plane: ControlPlane, rights: tuple[Path, str]) -> None:
     home, account = rights[1].split(":")[2:]
     labels = {"app.kubernetes.io/part-of": "torchscript-operator", "app.kubernetes.io/component": "operator"}

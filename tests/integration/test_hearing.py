@@ -55,7 +55,7 @@ async def test_watch_that_ends_and_does_not_begin_again_makes_the_operator_unwel
     assert await until(operator, port, "/healthz", 200) == "ok"
     if plural == "torchscriptmodels":
         # As kopf's watcher ends on an error that it does not expect: nobody starts it again.
-        (watcher,) = [task for task in asyncio.all_tasks() if task.get_name().startswith(f"watcher for {plural}.")]
+        watcher, *_ = [task for task in asyncio.all_tasks() if task.get_name().startswith(f"watcher for {plural}.")]
         watcher.cancel()
     held.set()
     text = await until(operator, port, "/healthz", 500)
