@@ -42,7 +42,7 @@ test: lint verify cluster-build images ## Every test, as CI runs them
 	@$(PYTHON) -m pytest tests --numprocesses 3 --no-loadscope-reorder
 
 .PHONY: test-scoped
-test-scoped: venv cluster-build ## The tests on a real API server with an operator that has Roles in a list of namespaces only (8 minutes)
+test-scoped: venv cluster-build ## The tests on a real API server with an operator that has Roles in a list of namespaces only (10 minutes)
 	@$(PYTHON) -m tests.cluster build kwok
 	@$(PYTHON) -m pytest tests/integration --scoped
 
