@@ -152,7 +152,18 @@ async def test_list_tells_what_no_event_has_told(listener: Listener) -> None:
     annotated = body()
     annotated["metadata"]["annotations"] = {"torchscript.dev/rollback-to": "a"}
     assert listener.is_news(key, annotated)
+    await see(listener, "MODIFIED", annotated)
     assert not listener.is_news(key, annotated)
+
+
+async def test_list_that_is_older_than_the_last_event_hides_no_event_to_come(listener: Listener, keys: Keys) -> None:
+    annotated = body()
+    annotated["metadata"]["annotations"] = {"torchscript.dev/rollback-to": "a"}
+    await see(listener, "ADDED", annotated)
+    assert listener.is_news(Key("ml", "minilm"), body())
+    keys.added.clear()
+    await see(listener, "MODIFIED", body())
+    assert keys.added
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torchscript_operator.api import conditions
 from torchscript_operator.controller.children import Children
 from torchscript_operator.controller.closer import LEAST_SECONDS
 from torchscript_operator.controller.cluster import ApiError, ExistsError
-from torchscript_operator.controller.model import Json
+from torchscript_operator.controller.model import MODEL_LABEL, Json
 from torchscript_operator.controller.queue import Slow
 from torchscript_operator.controller.reconcile import AGAIN_SECONDS, PLURALS, Reconciler
 
@@ -35,6 +35,7 @@ class Server:
         """Whether it applies what is not there under a version."""
         self.before_apply: Callable[[Json], None] = lambda _: None
         """What happens right before a child is changed."""
+        self.applies: Callable[[World, Json], None] = World._apply
 
     async def model(self, *_: str) -> Json:
         self.calls.append("get model")
@@ -66,7 +67,7 @@ class Server:
     async def apply(self, body: Json) -> Json:
         self.calls.append(f"apply {body['kind']}")
         self.before_apply(body)
-        self.world._apply(body)
+        self.applies(self.world, body)
         return copy.deepcopy(live(self.world)[PLURALS[body["kind"]]][body["metadata"]["name"]])
 
     async def apply_new(self, body: Json) -> Json:
@@ -223,6 +224,33 @@ async def test_end_of_a_rollout_between_the_reading_and_the_writing_of_a_deploym
     assert site.wanted != AGAIN_SECONDS
 
 
+async def test_deployment_that_was_only_marked_anew_gets_another_pass_for_no_event_will_follow() -> None:
+    site = Site()
+    await serves(site)
+    site.world.deployments["minilm-cpu"]["metadata"]["labels"] = {MODEL_LABEL: "minilm"}
+    # As the API server does, unlike the world: what is there keeps its identity and generation.
+    site.server.applies = keeping
+    assert "apply Deployment" in await site.makes_pass()
+    assert site.wanted == AGAIN_SECONDS
+    assert "apply status" in await site.makes_pass()
+    assert site.world.condition(conditions.RECONCILING).status == "False"
+    assert await site.makes_pass() == ["get model", "get deployments"]
+
+
+def keeping(world: World, body: Json) -> None:
+    """Apply labels alone."""
+    world.deployments[body["metadata"]["name"]]["metadata"]["labels"] = dict(body["metadata"]["labels"])
+
+
+async def test_deployment_that_somebody_changes_back_at_once_is_not_applied_without_end() -> None:
+    site = Site()
+    await serves(site)
+    site.world.deployments["minilm-cpu"]["metadata"]["labels"] = {MODEL_LABEL: "minilm"}
+    site.server.applies = lambda *_: None
+    assert "apply Deployment" in await site.makes_pass()
+    assert site.wanted != AGAIN_SECONDS
+
+
 async def test_server_that_takes_no_version_of_what_is_not_there_is_looked_at_first() -> None:
     site = Site()
     site.server.takes_versions = False
@@ -282,6 +310,19 @@ async def test_end_of_a_job_that_was_not_heard_is_taken_in_with_its_pods(ends: C
     await heard.makes_pass()
     assert "list pods" in calls
     assert site.world.target() == heard.world.target()
+
+
+async def test_failure_of_a_job_whose_pod_was_not_heard_of_is_told_with_its_cause() -> None:
+    site = Site()
+    await site.makes_pass()
+    site.world.export_fails(137)
+    listen(site.children, site.world)
+    for pod in site.world.pods:
+        site.children.forget("pods", KEY, pod["metadata"]["name"])
+    assert "list pods" in await site.makes_pass(deaf=True)
+    failure = site.world.target().last_failure
+    assert failure is not None
+    assert failure.exit_code == 137
 
 
 async def test_model_whose_turn_for_a_closer_look_it_is_not_says_nothing_and_comes_back() -> None:

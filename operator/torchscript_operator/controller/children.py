@@ -77,22 +77,26 @@ def _digest(*parts: object) -> int:
 def _job(body: Json) -> Seen:
     is_over = ended(body)
     now = _digest(_identity(body), is_over, is_true(body, "Failed"))
-    return Seen(now, attempt=label(body, ATTEMPT_LABEL), over=is_over)
+    # That a pod which has nothing to say is gone, its Job may tell later than the pod itself.
+    ready = bool(body.get("status", {}).get("ready"))
+    return Seen(now, _digest(ready), attempt=label(body, ATTEMPT_LABEL), over=is_over)
 
 
 def _pod(body: Json) -> Seen:
     uid, attempt = body["metadata"]["uid"], label(body, ATTEMPT_LABEL)
+    # From here on events may say why its container does not start, which no change of the pod does.
+    begun = starts.since(body) is not None
     if label(body, COMPONENT_LABEL) == SERVING:
         # A pod that is well says nothing: that it is Ready is in its Deployment's status.
         well = is_true(body, "Ready") or "deletionTimestamp" in body["metadata"]
         trouble = None if well else diagnose.pod_trouble(body, diagnose.SERVING_FIELDS)
-        begun = starts.since(body) is not None
-        return Seen(_digest(uid, str(trouble)) if trouble else 0, attempt=attempt, over=trouble is None, starting=begun)
+        now, soon = _digest(uid, str(trouble)) if trouble else 0, _digest(uid) if begun else 0
+        return Seen(now, soon, attempt, over=trouble is None, starting=begun)
     trouble = diagnose.pod_trouble(body, diagnose.JOB_FIELDS)
     # What the end of a pod means is for its Job to say; what keeps it from starting, only the pod says.
     held = trouble is not None and trouble.exit_code is None
     quiet = trouble is None and attempt is not None and _runs(body)
-    return Seen(_digest(uid, str(trouble)) if held else 0, _digest(uid, str(trouble)), attempt, over=quiet)
+    return Seen(_digest(uid, str(trouble)) if held else 0, _digest(uid, str(trouble), begun), attempt, over=quiet)
 
 
 def _runs(body: Json) -> bool:
@@ -107,7 +111,9 @@ def _deployment(body: Json) -> Seen:
     counts = [status.get(field) for field in ("replicas", "updatedReplicas", "readyReplicas")]
     refused = (condition(body, "ReplicaFailure") or {}).get("message")
     rollout = [settled(body), past_deadline(body), counts[0] == counts[1], status.get("availableReplicas"), refused]
-    return Seen(_digest(_identity(body), rollout), _digest(counts))
+    # Under an autoscaler a Deployment can be settled although it is not as many as it is to be.
+    noticed = status.get("observedGeneration", 0) >= body["metadata"]["generation"]
+    return Seen(_digest(_identity(body), rollout), _digest(counts, noticed))
 
 
 def _wish(body: Json) -> Seen:

@@ -50,17 +50,23 @@ class Listener:
         if event["type"] == "DELETED":
             self.forget(key)
             return
-        self.census.note(key, body)
         wanted = wish(body)
         if self.wishes.get(key) != wanted:
             self.wishes[key] = wanted
             self.queue.add(key, Rank.ASKED)
+        self.census.note(key, body)
 
     def is_news(self, key: Key, body: Json) -> bool:
-        """Take in a model as a list shows it; returns whether no event has told of it as it is."""
+        """Take in a model as a list shows it; returns whether no event has told of it as it is.
+
+        The list may be older than the last event. What that has told stays: the event of what is put back as it was
+        before would else be no news.
+        """
         wanted = wish(body)
-        before, self.wishes[key] = self.wishes.get(key), wanted
-        return before != wanted
+        if key in self.wishes:
+            return self.wishes[key] != wanted
+        self.wishes[key] = wanted
+        return True
 
     def forget(self, key: Key) -> None:
         """A model is gone, whether an event has told it or not."""

@@ -78,6 +78,11 @@ class Observed:
         ]
         return tuple(sorted(mine, key=lambda pod: pod["metadata"].get("creationTimestamp") or ""))
 
+    def lacks_pods(self, job: Json) -> bool:
+        """Whether a Job counts more pods that have ended than are here."""
+        status = job.get("status", {})
+        return len(self.job_pods(job)) < int(status.get("succeeded", 0)) + int(status.get("failed", 0))
+
     def deployment(self, name: str) -> Json | None:
         """A Deployment by name."""
         return next((item for item in self.deployments if item["metadata"]["name"] == name), None)
@@ -106,6 +111,12 @@ def has_advanced(observed: Observed, live: Json) -> bool:
         return False
     before = find(live["metadata"]["name"]) or {}
     return bool(before.get("status", {}) != live.get("status", {}))
+
+
+def is_unmoved(observed: Observed, live: Json) -> bool:
+    """Whether a Deployment was applied that asks for nothing else than before: its controller will not write either."""
+    before = observed.deployment(live["metadata"]["name"]) if live["kind"] == "Deployment" else None
+    return before is not None and bool(before["metadata"]["generation"] == live["metadata"]["generation"])
 
 
 def halted(job: Json) -> bool:

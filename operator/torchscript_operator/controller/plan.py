@@ -55,10 +55,10 @@ def _obsolete(model: Model, rollouts: Iterable[RolloutPlan], observed: Observed)
     """Deployments of targets that are no longer served, once what is served answers."""
     if model.spec.suspend or not all(rollout.answering for rollout in rollouts):
         return ()
+    # By name: a label is soon lost, and put right.
+    served = {serving.deployment_name(model, name) for name in model.served}
     return tuple(
-        item
-        for item in observed.deployments
-        if owned(item, model.uid) and label(item, TARGET_LABEL) not in model.served
+        item for item in observed.deployments if owned(item, model.uid) and item["metadata"]["name"] not in served
     )
 
 

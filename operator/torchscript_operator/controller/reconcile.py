@@ -19,8 +19,9 @@ from torchscript_operator.controller.children import KINDS, Children
 from torchscript_operator.controller.closer import CloserLooks
 from torchscript_operator.controller.cluster import ApiError, Cluster, ExistsError
 from torchscript_operator.controller.departure import depart
+from torchscript_operator.controller.drift import drifted
 from torchscript_operator.controller.model import FINALIZER, MODEL_LABEL, Json, Model
-from torchscript_operator.controller.observed import Observed, ended, has_advanced
+from torchscript_operator.controller.observed import Observed, ended, has_advanced, is_unmoved
 from torchscript_operator.controller.plan import Plan
 from torchscript_operator.controller.queue import Key, Later, Rest, Slow
 from torchscript_operator.controller.settings import Settings
@@ -107,10 +108,15 @@ class Reconciler:
         kinds = ("jobs", "pods", "deployments", "services")
         found = await asyncio.gather(*(self._find(kind, model.namespace, names[kind]) for kind in kinds))
         jobs, pods, deployments, services = found
-        if any(ended(job) and not known[job["metadata"]["name"]].over for job in jobs):
-            # A Job has ended since it was last heard of, and its pods were left out as those of one that runs.
-            return await self.look(model)
-        return await self._accompanied(model, Observed(jobs, pods, deployments, next(iter(services), service)))
+        observed = Observed(jobs, pods, deployments, next(iter(services), service))
+        awaited = {target.job for target in model.status.targets}
+        for job in filter(ended, jobs):
+            name = job["metadata"]["name"]
+            # A Job that has ended since it was last heard of: its pods were left out as those of one that runs. Or one
+            # of whose pods not all have been heard of: what it ended with would be told without its cause.
+            if not known[name].over or (name in awaited and observed.lacks_pods(job)):
+                return await self.look(model)
+        return await self._accompanied(model, observed)
 
     async def _find(self, plural: str, namespace: str, names: Iterable[str]) -> tuple[Json, ...]:
         finds = (self.cluster.find(KINDS[plural], plural, namespace, name) for name in names)
@@ -291,8 +297,10 @@ class Reconciler:
                 live = await write(item)
             finally:
                 heard = self.children.finish(plural, key, metadata["name"], live)
-            # The answer may already tell what no event will then be news of.
-            return heard or (live is not None and has_advanced(observed, live))
+            if heard or live is None:
+                return heard
+            # The answer may already tell what no event will then be news of, or that no event will follow.
+            return has_advanced(observed, live) or (is_unmoved(observed, live) and not drifted(live, item))
 
         return noted
 
