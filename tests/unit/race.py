@@ -28,6 +28,9 @@ QUIET_TICKS = 15
 REST_SECONDS = 150.0
 """After the last event; longer than any wait for another look at what does not go on, and than a backoff here."""
 TIMES = frozenset({"lastTransitionTime", "time", "provenTime"})
+IDLE = "idle"
+PATIENCE = 20
+"""Moments after which a step waits for no particular one any more."""
 MARK = "--- from here on:"
 """In the log, before what was drawn."""
 BEGINS = "a pass begins"
@@ -36,9 +39,12 @@ MOST_PASSES = 60
 
 
 class Step(NamedTuple):
-    """So many moments after the step before, this happens."""
+    """What happens, and at which moment after the step before."""
 
+    at: str
+    """How its name begins."""
     gap: int
+    """At the earliest so many moments later."""
     action: str
 
 
@@ -163,9 +169,9 @@ class Race:
         """Anything may happen here."""
         self.count += 1
         self._tell_time()
-        if not where.startswith("idle"):
+        if where != IDLE:
             self.say(f"  {where}")
-        while self.steps and self.count >= self._last + self.steps[0].gap:
+        while self.steps and self._is_due(self.steps[0], where):
             self._last = self.count
             action = self.steps.popleft().action
             self.say(f"==> {action}")
@@ -180,6 +186,10 @@ class Race:
                 event = stream.popleft()
                 self.say(f"  heard: {event.type} {plural}/{event.body['metadata']['name']}")
                 await self.operator.hears(plural, event)
+
+    def _is_due(self, step: Step, where: str) -> bool:
+        passed = self.count - self._last
+        return (where.startswith(step.at) and passed >= step.gap) or passed >= step.gap + PATIENCE
 
     def _hears(self, plural: str) -> bool:
         return plural not in self.server.listing and self.operator.listens(plural)
@@ -200,7 +210,7 @@ class Race:
         self._tasks.append(asyncio.create_task(self.operator.lists(plural)))
 
     async def _goes_on(self) -> None:
-        await self.moment("idle")
+        await self.moment(IDLE)
         await asyncio.sleep(TICK_SECONDS)
 
     async def runs(self, before: list[str], steps: list[Step]) -> list[str]:
@@ -215,6 +225,12 @@ class Race:
         self.lags, self._last, self.steps = lags, self.count, deque(steps)
         self.log.append(MARK)
         while self.steps or any(self.server.streams.values()):
+            await self._goes_on()
+        # Sooner or later a Deployment's controller has seen what it is to be.
+        for deployment in self.world.deployments.values():
+            deployment["status"]["observedGeneration"] = deployment["metadata"]["generation"]
+        self.server.note()
+        while any(self.server.streams.values()):
             await self._goes_on()
         over = len(self.log)
         await asyncio.sleep(REST_SECONDS)

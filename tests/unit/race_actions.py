@@ -31,7 +31,8 @@ BEGINNING = spec(source={"s3": {"uri": "s3://models/a"}})
 
 
 def letter_of(world: World) -> str:
-    uri: str = world.body["spec"]["source"]["s3"]["uri"]
+    """Of the source; a Job of a model that is gone still ends."""
+    uri: str = (world.body or {"spec": BEGINNING})["spec"]["source"]["s3"]["uri"]
     return uri[-1]
 
 

@@ -4,7 +4,6 @@ It keeps what the operator's own writes rest on: identities, generations, versio
 """
 
 import asyncio
-import copy
 import selectors
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -54,10 +53,15 @@ class Event(NamedTuple):
     body: Json
 
 
+def _copy(found: Any) -> Any:
+    """As it comes over the network."""
+    return orjson.loads(orjson.dumps(found))
+
+
 def merged(live: Any, before: Any, wanted: Any) -> Any:
     """A server-side apply: what was applied before and no longer is goes, what others have added stays."""
     if not (isinstance(live, dict) and isinstance(wanted, dict)):
-        return copy.deepcopy(wanted)
+        return _copy(wanted)
     past = before if isinstance(before, dict) else {}
     kept = {key: value for key, value in live.items() if key in wanted or key not in past}
     return kept | {key: merged(live.get(key), past.get(key), value) for key, value in wanted.items()}
@@ -129,7 +133,7 @@ class Server:
 
     def _emit(self, plural: str, kind: str, body: Json) -> Json:
         self._version += 1
-        told = copy.deepcopy(body)
+        told = _copy(body)
         told["metadata"]["resourceVersion"] = str(self._version)
         self.streams[plural].append(Event(self._due(), kind, told))
         return told
@@ -141,7 +145,7 @@ class Server:
         self._fail()
         error, found = None, None
         try:
-            found = copy.deepcopy(effect())
+            found = _copy(effect())
         except ApiError as refusal:
             error = refusal
         self.note()
@@ -234,7 +238,7 @@ class Server:
                 new["metadata"].pop("managedFields", None)
         if live is not None:
             new["metadata"]["generation"] += new["spec"] != live["spec"]
-        self._applied[new["metadata"]["uid"]] = copy.deepcopy(body)
+        self._applied[new["metadata"]["uid"]] = _copy(body)
         self.put(kind, name, new)
         return new
 
@@ -252,7 +256,7 @@ class Server:
             live = self._model()
             if live is None or any(live["metadata"][it] != read["metadata"][it] for it in ("uid", "resourceVersion")):
                 return False
-            self.world.body["status"] = copy.deepcopy(status)
+            self.world.body["status"] = _copy(status)
             return True
 
         return bool(await self._call("apply status", effect))

@@ -186,8 +186,8 @@ class _Target:
         """A Job that has not ended: say how far it is, or what holds it up."""
         name = job["metadata"]["name"]
         pods = self.observed.job_pods(job)
-        if not pods and halted(job):
-            # By somebody who has reasons, such as a queue that admits Jobs one after the other.
+        if halted(job):
+            # By somebody who has reasons, such as a queue that admits Jobs one after the other. Its pods are to go.
             message = f"Job {name} is suspended, though not by this operator; it goes on once somebody resumes it."
             return self.exporting(message)
         if not pods:
