@@ -7,6 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from tests.unit.converging import differences
@@ -17,7 +18,7 @@ from torchscript_operator.controller.children import KINDS, Children
 from torchscript_operator.controller.closer import CloserLooks
 from torchscript_operator.controller.cluster import ApiError
 from torchscript_operator.controller.handlers import Listener
-from torchscript_operator.controller.queue import Key, Later, Queue, Rank, Rest
+from torchscript_operator.controller.queue import Key, Later, Queue, Rank, Rest, Slow
 from torchscript_operator.controller.reconcile import Reconciler
 from torchscript_operator.controller.watch import Watch
 
@@ -136,9 +137,14 @@ class Operator:
             self.race.faults.append(error)
             raise
         if callable(rest):
-            return lambda: self._part(rest())
+            left = partial(self._rest, rest)
+            return Slow(left) if isinstance(rest, Slow) else left
         self.race.say("the pass ends")
         return rest
+
+    async def _rest(self, rest: Rest) -> Later:
+        found: Later = await self._part(rest())
+        return found
 
 
 class Race:
