@@ -20,6 +20,7 @@ class Hub:
     """What the server holds and how it behaves; a test may change both while it runs."""
 
     folder: Path
+    repository: str = REPOSITORY
     endpoint: str = ""
     revisions: dict[str, str] = field(default_factory=lambda: {"main": COMMIT, "v1": COMMIT, COMMIT: COMMIT})
     gated: bool = False
@@ -56,21 +57,28 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a class a
                 self.fail(403 if self.headers.get("Authorization") else 401, "GatedRepo")
             elif hub.private and not allowed:
                 self.fail(401, "RepoNotFound")
-            elif path.startswith(f"/api/models/{REPOSITORY}"):
+            elif path.startswith(f"/api/models/{hub.repository}/tree/"):
+                self.fail(404, "EntryNotFound")
+            elif path.startswith(f"/api/models/{hub.repository}"):
                 self.information(path)
-            elif path.startswith(f"/{REPOSITORY}/resolve/"):
-                revision, _, name = path.removeprefix(f"/{REPOSITORY}/resolve/").partition("/")
+            elif path.startswith(f"/{hub.repository}/resolve/"):
+                revision, _, name = path.removeprefix(f"/{hub.repository}/resolve/").partition("/")
                 self.file(revision, name)
             else:
                 self.fail(404, "RepoNotFound")
 
         def information(self, path: str) -> None:
-            revision = path.removeprefix(f"/api/models/{REPOSITORY}").removeprefix("/revision/") or "main"
+            revision = path.removeprefix(f"/api/models/{hub.repository}").removeprefix("/revision/") or "main"
             if revision not in hub.revisions:
                 self.fail(404, "RevisionNotFound")
                 return
             siblings = [{"rfilename": name} for name in hub.files()]
-            value = {"id": REPOSITORY, "modelId": REPOSITORY, "sha": hub.revisions[revision], "siblings": siblings}
+            value = {
+                "id": hub.repository,
+                "modelId": hub.repository,
+                "sha": hub.revisions[revision],
+                "siblings": siblings,
+            }
             self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
         def file(self, revision: str, name: str) -> None:
@@ -100,9 +108,9 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a class a
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Hub]:
-    """Serve a model folder as REPOSITORY on a free port."""
-    hub = Hub(folder)
+def serving(folder: Path, repository: str = REPOSITORY) -> Iterator[Hub]:
+    """Serve a model folder as a repository on a free port."""
+    hub = Hub(folder, repository)
     with listening(handler(hub)) as port:
         hub.endpoint = f"http://127.0.0.1:{port}"
         yield hub

@@ -36,8 +36,9 @@ class S3Server:
     def store(self, prefix: str, bucket: str = BUCKET) -> S3Store:
         return S3Store(self.location(prefix, bucket), Credentials(ACCESS_KEY, SECRET_KEY))
 
-    def upload_folder(self, folder: Path, prefix: str) -> None:
-        store = self.store(prefix)
+    def upload_folder(self, folder: Path, prefix: str, bucket: str = BUCKET) -> None:
+        (self.folder / bucket).mkdir(exist_ok=True)
+        store = self.store(prefix, bucket)
         for path in folder.rglob("*"):
             if path.is_file():
                 store.upload(path.relative_to(folder).as_posix(), path)

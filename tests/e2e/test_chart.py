@@ -14,6 +14,7 @@ import yaml
 from tests.e2e import previous
 from tests.e2e import site as sites
 from tests.e2e.reference import TOLERANCE, ask, eager
+from tests.reader import Reader
 from torchscript_operator.api import crd
 from torchscript_operator.controller.model import FINALIZER
 
@@ -34,7 +35,7 @@ def items(models: Models, kind: str, namespace: str) -> list[Json]:
     return found
 
 
-def test_helm_test_applies_a_model_asks_it_and_leaves_nothing(models: Models, s3: S3) -> None:
+def test_helm_test_applies_a_model_asks_it_and_leaves_nothing(models: Models, s3: S3, tmp_path: Path) -> None:
     store = yaml.safe_load((sites.ROOT / "examples/minilm.yaml").read_text())["spec"]["artifact"]
     artifact = {
         "test.artifact.uri": f"s3://{sites.ARTIFACT_BUCKET}/helm-test",
@@ -44,7 +45,8 @@ def test_helm_test_applies_a_model_asks_it_and_leaves_nothing(models: Models, s3
         "test.namespace": models.namespace,
     }
     sites.install(models.site, *(f"{name}={value}" for name, value in artifact.items()))
-    said = models.site.helm("test", sites.RELEASE, SYSTEM, "--logs", "--timeout=6m", seconds=400)
+    reader = Reader.at(models.site.kubeconfig, models.namespace, tmp_path)
+    said = reader.types("helm test torchscript-operator --namespace torchscript-system --logs")
     assert "Phase:          Succeeded" in said
     assert "ParityVerified=True" in said
     assert "The answer is what Transformers computes" in said

@@ -18,6 +18,7 @@ from tests.integration.harness import ROOT, Api, Models, Operator, Refused, even
 from tests.integration.lives import World
 from tests.integration.proxy import Proxy
 from tests.integration.spaces import Spaces
+from tests.reader import Reader
 
 CHART = ROOT / "charts/torchscript-operator"
 HOME = "torchscript-system"
@@ -126,6 +127,12 @@ def models(api: Api, namespace: str) -> Models:
     return Models(api, namespace)
 
 
+@pytest.fixture
+def reader(plane: ControlPlane, namespace: str, tmp_path: Path) -> Reader:
+    """Someone who types the pages' commands, in the test's namespace."""
+    return Reader.at(plane.kubeconfig, namespace, tmp_path)
+
+
 @pytest.fixture(scope="session")
 def settings_file(spaces: Spaces, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Settings as the chart would render them."""
@@ -181,6 +188,19 @@ def whole_world(
             return spaces.add(f"life-{next(numbers)}")
 
         yield World(api, proxy, rights[0], settings_file, folder, fresh, scoped=bool(spaces.listed))
+
+
+@pytest.fixture(scope="session")
+def governed(tmp_path_factory: pytest.TempPathFactory, settings_file: Path) -> Iterator[tuple[ControlPlane, Operator]]:
+    """An API server with its controllers: Jobs get pods, garbage is collected. With an operator of its own."""
+    with control_plane(tmp_path_factory.mktemp("governed"), controllers=True) as running:
+        install_crd(running)
+        operator = Operator(running.kubeconfig, settings_file, tmp_path_factory.mktemp("log") / "operator.log")
+        operator.start()
+        eventually(lambda: operator.get("/readyz"), "the operator to be ready")
+        yield running, operator
+        operator.kill()
+        assert operator.faults() == []
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import yaml
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.kubectl import KubectlError
 from tests.integration.harness import ROOT, Api, Models, Refused
+from tests.reader import Reader
 
 S3 = {"s3": {"uri": "s3://models/minilm"}}
 HUB = {"huggingFace": {"repository": "a/b"}}
@@ -212,7 +213,8 @@ def test_kubectl_scales(plane: ControlPlane, models: Models) -> None:
     assert models.get()["spec"]["serving"]["replicas"] == 3
 
 
-def test_kubectl_explains_a_field(plane: ControlPlane) -> None:
+def test_kubectl_explains_a_field(plane: ControlPlane, reader: Reader) -> None:
+    assert "FIELD: spec" in reader.types("kubectl explain tsm.spec")
     assert "Enforce: an artifact that fails is never served" in plane.kubectl.run("explain", "tsm.spec.parity.policy")
 
 

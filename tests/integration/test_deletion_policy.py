@@ -4,14 +4,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.cluster.controlplane import ControlPlane, control_plane
-from tests.integration.conftest import install_crd, numbers
+from tests.cluster.controlplane import ControlPlane
+from tests.integration.conftest import numbers
 from tests.integration.harness import Api, Json, Models, Operator, eventually
 from tests.integration.spaces import make_namespace
 from tests.unit import workers
@@ -24,22 +23,9 @@ RETAINED: dict[str, Any] = {"artifact": {"uri": "s3://artifacts/models"}}
 pytestmark = pytest.mark.cluster_wide("an operator that watches a list of namespaces removes no artifacts")
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, settings_file: Path) -> Iterator[tuple[ControlPlane, Operator]]:
-    """An API server that collects garbage, and an operator of its own."""
-    with control_plane(tmp_path_factory.mktemp("plane"), controllers=True) as running:
-        install_crd(running)
-        operator = Operator(running.kubeconfig, settings_file, tmp_path_factory.mktemp("log") / "operator.log")
-        operator.start()
-        eventually(lambda: operator.get("/readyz"), "the operator to be ready")
-        yield running, operator
-        operator.kill()
-        assert operator.faults() == []
-
-
 @pytest.fixture
-def models(world: tuple[ControlPlane, Operator]) -> Iterator[Models]:
-    with Api(world[0].kubeconfig) as api:
+def models(governed: tuple[ControlPlane, Operator]) -> Iterator[Models]:
+    with Api(governed[0].kubeconfig) as api:
         yield Models(api, make_namespace(api, f"deletion-{next(numbers)}"))
 
 
@@ -141,26 +127,28 @@ def test_model_that_was_put_back_from_a_backup_goes_too(models: Models) -> None:
     eventually(lambda: is_gone(models), "the model to go")
 
 
-def test_operator_that_restarts_goes_on_with_a_deletion(world: tuple[ControlPlane, Operator], models: Models) -> None:
+def test_operator_that_restarts_goes_on_with_a_deletion(
+    governed: tuple[ControlPlane, Operator], models: Models
+) -> None:
     proven(models, "minilm", "a", **DELETED)
-    world[1].kill()
+    governed[1].kill()
     models.delete()
-    world[1].start()
+    governed[1].start()
     job = eventually(lambda: removal(models), "the removal")
-    world[1].kill()
+    governed[1].kill()
     ends(models, job, workers.terminated(0))
-    world[1].start()
+    governed[1].start()
     eventually(lambda: is_gone(models), "the model to go")
 
 
 def test_namespace_that_is_deleted_does_not_wait_for_a_removal(
-    world: tuple[ControlPlane, Operator], models: Models
+    governed: tuple[ControlPlane, Operator], models: Models
 ) -> None:
     proven(models, "minilm", "a", **DELETED)
     pods = models.path("pods", group="/api/v1")
     models.api("DELETE", pods, {"gracePeriodSeconds": 0})
-    world[0].kubectl.run("delete", "namespace", models.namespace, "--wait=false")
-    eventually(lambda: world[0].kubectl.get("namespace", models.namespace) is None, "no namespace", 60)
+    governed[0].kubectl.run("delete", "namespace", models.namespace, "--wait=false")
+    eventually(lambda: governed[0].kubectl.get("namespace", models.namespace) is None, "no namespace", 60)
 
 
 def deployed(models: Models) -> str:
@@ -184,12 +172,12 @@ def operators(models: Models) -> list[Json]:
     return found
 
 
-def test_released_model_goes_without_an_operator(world: tuple[ControlPlane, Operator], models: Models) -> None:
+def test_released_model_goes_without_an_operator(governed: tuple[ControlPlane, Operator], models: Models) -> None:
     proven(models, "minilm", "a", **DELETED)
     name = deployed(models)
-    world[1].kill()  # as an uninstall's hook does by scaling its Deployment, for which another stands here
+    governed[1].kill()  # as an uninstall's hook does by scaling its Deployment, for which another stands here
     command = [sys.executable, "-m", "torchscript_operator.controller.release", f"--stop={name}"]
-    environment = os.environ | {"KUBECONFIG": str(world[0].kubeconfig)}
+    environment = os.environ | {"KUBECONFIG": str(governed[0].kubeconfig)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "models are released" in done.stderr
@@ -197,4 +185,4 @@ def test_released_model_goes_without_an_operator(world: tuple[ControlPlane, Oper
     assert "finalizers" not in models.get()["metadata"]
     models.delete()
     eventually(lambda: is_gone(models), "the model to go")
-    world[1].start()
+    governed[1].start()

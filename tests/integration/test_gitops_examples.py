@@ -16,6 +16,7 @@ from tests.integration.spaces import make_namespace
 if TYPE_CHECKING:
     from tests.cluster.controlplane import ControlPlane
     from tests.integration.harness import Api, Operator
+    from tests.reader import Reader
 
 Json = dict[str, Any]
 FOLDER = Path(__file__).resolve().parents[2] / "examples/gitops"
@@ -92,7 +93,9 @@ def test_chart_is_what_applying_it_again_would_make(plane: ControlPlane, api: Ap
     assert found == kept
 
 
-def test_argo_cds_settings_take_the_patch_and_keep_what_they_have(plane: ControlPlane, api: Api) -> None:
+def test_argo_cds_settings_take_the_patch_and_keep_what_they_have(
+    plane: ControlPlane, api: Api, reader: Reader
+) -> None:
     make_namespace(api, "argocd")
     settings = {
         "apiVersion": "v1",
@@ -101,8 +104,9 @@ def test_argo_cds_settings_take_the_patch_and_keep_what_they_have(plane: Control
         "data": {"url": "https://x"},
     }
     plane.kubectl.run("create", "--namespace=argocd", "--filename=-", stdin=json.dumps(settings))
-    patch = FOLDER / "argocd/argocd-cm.yaml"
-    plane.kubectl.run("patch", "configmap", "argocd-cm", "--namespace=argocd", f"--patch-file={patch}")
+    reader.types(
+        "kubectl patch configmap argocd-cm --namespace argocd --patch-file examples/gitops/argocd/argocd-cm.yaml"
+    )
     found: Json = plane.kubectl.get("configmap", "argocd-cm", "--namespace=argocd")
     assert found["data"].keys() == {
         "url",

@@ -14,6 +14,7 @@ import yaml
 from tests.cluster.controlplane import ControlPlane
 from tests.integration.conftest import HOME, SETTINGS, install_rights
 from tests.integration.harness import OTHER, Api, Json, Models, Operator, audit, eventually, writes
+from tests.reader import Reader
 
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases"
 QUICK = {"leaseDurationSeconds": 8, "renewDeadlineSeconds": 5, "retrySeconds": 0.5}
@@ -92,9 +93,13 @@ def pair(
         assert [line["message"] for line in bad if ENDED not in line["message"]] == []
 
 
-def test_leader_that_is_asked_to_end_gives_its_lease_back(plane: ControlPlane, pair: Callable[..., Pair]) -> None:
+def test_leader_that_is_asked_to_end_gives_its_lease_back(
+    plane: ControlPlane, pair: Callable[..., Pair], reader: Reader
+) -> None:
     two = pair(PATIENT)
     first = two.leader()
+    shown = yaml.safe_load(reader.types("kubectl -n torchscript-system get lease tsm-ha -o yaml"))
+    assert shown["spec"]["holderIdentity"] == two.lease()["spec"]["holderIdentity"]
     two.models.create()
     job = two.models.awaits_job()
     (other,) = [it for it in two.operators if it is not first]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.cluster.controlplane import ControlPlane
+    from tests.reader import Reader
 
 pytestmark = pytest.mark.usefixtures("operator")
 REASON = FailureReason.TASK_MISMATCH
@@ -109,17 +110,16 @@ def test_kubectl_waits_for_the_end_of_an_update_and_tells_how_it_went(
         assert kubectl.ended()[0] == code
 
 
-def test_helm_waits_until_the_model_of_a_release_is_ready(plane: ControlPlane, models: Models, chart: Path) -> None:
+def test_helm_waits_until_the_model_of_a_release_is_ready(models: Models, chart: Path, reader: Reader) -> None:
     fill(chart)
-    arguments = ("install", "team", str(chart), "--wait", "--timeout=90s")
-    with waiting("helm", plane, models.namespace, *arguments) as helm:
+    (reader.folder / "team").symlink_to(chart)
+    with reader.starts("helm upgrade --install --wait team ./team") as helm:
         eventually(lambda: models.api.find(models.path("torchscriptmodels", "minilm")), "the model", 60)
         models.export_ends()
         models.awaits_rollout()
-        assert helm.waits
+        assert helm.process.poll() is None
         models.rollout_ends()
-        code, output = helm.ended(90)
-    assert (code, "STATUS: deployed" in output) == (0, True), output
+        assert "STATUS: deployed" in helm.ends()
 
 
 def test_helm_fails_with_a_model_that_fails_while_the_old_one_serves(

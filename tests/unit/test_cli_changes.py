@@ -150,6 +150,13 @@ def test_retry_of_what_has_failed(cluster: FakeCluster) -> None:
     assert len(cluster.patches) == 1
 
 
+def test_retry_that_follows_at_once_is_another(cluster: FakeCluster) -> None:
+    for _ in range(2):
+        assert tsm("retry", "minilm", "--force").exit_code == 0
+    first, second = (patch["metadata"]["annotations"]["torchscript.dev/retry"] for patch in cluster.patches)
+    assert first != second
+
+
 def test_retry_of_a_suspended_model_says_that_nothing_starts(cluster: FakeCluster) -> None:
     cluster.views = [views.view(views.suspended())]
     assert "tsm resume minilm" in tsm("retry", "minilm", "--force").stdout

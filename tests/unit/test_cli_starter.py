@@ -195,6 +195,20 @@ def test_file_that_is_there_stays() -> None:
 
 
 @pytest.mark.usefixtures("hub")
+def test_folder_of_the_file_is_made() -> None:
+    assert tsm("owner/tiny", "-f", "models/inf2.yaml").exit_code == 0
+    assert "tsm plan models/inf2.yaml" in Path("models/inf2.yaml").read_text()
+
+
+@pytest.mark.usefixtures("hub")
+def test_file_that_cannot_be_written_is_one_message() -> None:
+    Path("models").write_text("a file")
+    result = tsm("owner/tiny", "-f", "models/inf2.yaml")
+    assert result.exit_code == 2
+    assert "models/inf2.yaml cannot be written: " in result.stderr
+
+
+@pytest.mark.usefixtures("hub")
 def test_file_can_be_printed() -> None:
     assert yaml.safe_load(tsm("owner/tiny", "-f", "-", "--name", "mine").stdout)["metadata"] == {"name": "mine"}
 

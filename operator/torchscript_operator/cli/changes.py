@@ -42,7 +42,8 @@ def retry(cluster: Cluster, name: str, console: Console, *, force: bool) -> Mode
     if not troubles and not force:
         message = f"Nothing of {name} has failed, so there is nothing to try again."
         raise CliError(message, 1, "--force exports it again all the same; the store answers if it has the artifact.")
-    value = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # To the microsecond: the value of an earlier attempt in the same second would ask for nothing.
+    value = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     changed = _patch(cluster, view, {"metadata": {"annotations": {RETRY_ANNOTATION: value}}})
     console.print(f"{escape(name)} is tried again ({RETRY_ANNOTATION}={value}).")
     if changed.model.spec.suspend:

@@ -103,7 +103,12 @@ def init(  # noqa: PLR0913 - one parameter for each option
     if to is None:
         typer.echo(text, nl=False)
         return
-    to.write_text(text.replace("FILE", str(to)), encoding="utf-8")
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(text.replace("FILE", str(to)), encoding="utf-8")
+    except OSError as error:
+        message = f"{to} cannot be written: {error.strerror}."
+        raise CliError(message, advice="Name another with -f, or -f - to have it printed.") from error
     output.console(error=True).print(f"Wrote {to}, from {found.origin}.", markup=False)
 
 
