@@ -54,7 +54,7 @@ class Seen:
     over: bool = False
     """A Job that has ended; a pod that has nothing to say: one that serves well, or whose export runs."""
     starting: bool = False
-    """A serving pod whose container has not begun to start."""
+    """A pod with a node on which its container has not begun to start."""
 
 
 ABSENT = Seen()
@@ -84,19 +84,18 @@ def _job(body: Json) -> Seen:
 
 def _pod(body: Json) -> Seen:
     uid, attempt = body["metadata"]["uid"], label(body, ATTEMPT_LABEL)
-    # From here on events may say why its container does not start, which no change of the pod does.
     begun = starts.since(body) is not None
     if label(body, COMPONENT_LABEL) == SERVING:
         # A pod that is well says nothing: that it is Ready is in its Deployment's status.
         well = is_true(body, "Ready") or "deletionTimestamp" in body["metadata"]
         trouble = None if well else diagnose.pod_trouble(body, diagnose.SERVING_FIELDS)
-        now, soon = _digest(uid, str(trouble)) if trouble else 0, _digest(uid) if begun else 0
-        return Seen(now, soon, attempt, over=trouble is None, starting=begun)
+        return Seen(_digest(uid, str(trouble)) if trouble else 0, attempt=attempt, over=trouble is None, starting=begun)
     trouble = diagnose.pod_trouble(body, diagnose.JOB_FIELDS)
     # What the end of a pod means is for its Job to say; what keeps it from starting, only the pod says.
     held = trouble is not None and trouble.exit_code is None
     quiet = trouble is None and attempt is not None and _runs(body)
-    return Seen(_digest(uid, str(trouble)) if held else 0, _digest(uid, str(trouble), begun), attempt, over=quiet)
+    now = _digest(uid, str(trouble)) if held else 0
+    return Seen(now, _digest(uid, str(trouble)), attempt, over=quiet, starting=begun)
 
 
 def _runs(body: Json) -> bool:
@@ -185,7 +184,9 @@ class Children:
         self._set(plural, key, name, new)
         if before.now != new.now:
             return key, "now"
-        return (key, "soon") if before.soon != new.soon else None
+        # From when a pod has its node, events may say why it does not start, which no change of the pod does.
+        begins = new.starting and not before.starting
+        return (key, "soon") if begins or before.soon != new.soon else None
 
     def _set(self, plural: str, key: Key, name: str, new: Seen) -> None:
         if new is not ABSENT:
@@ -213,7 +214,7 @@ class Children:
         return self._services.get(key) == (known.now, _applied(service))
 
     def starting(self, model: Model) -> bool:
-        """Whether a serving pod of a model has not begun to start."""
+        """Whether a pod of a model has not begun to start."""
         return any(pod.starting for pod in self.of("pods", Key(model.namespace, model.name)).values())
 
     def to_read(self, model: Model) -> dict[str, list[str]]:
