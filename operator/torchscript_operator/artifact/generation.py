@@ -4,6 +4,7 @@ Both the export, which compares with Transformers' own `generate`, and the servi
 proven is what is served. Pure NumPy: the caller computes scores. A text's result does not depend on its batch.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +111,7 @@ def log_softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-class _Writer:
+class _Writer(ABC):
     """One text's search; `rows` are the hypotheses whose next token is wanted."""
 
     def __init__(self, settings: Generation, beams: int, maximum_length: int) -> None:
@@ -121,11 +122,13 @@ class _Writer:
         self.done = maximum_length <= 1
 
     @property
+    @abstractmethod
     def best(self) -> Tokens:
-        raise NotImplementedError
+        """The tokens so far that are likeliest."""
 
+    @abstractmethod
     def advance(self, scores: NDArray[np.float32]) -> None:
-        raise NotImplementedError
+        """Take in the scores of the next token, one row for each hypothesis."""
 
     def _rule(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Apply what the generation config forbids and forces."""

@@ -86,8 +86,8 @@ class Queue:
         self._accepts = accepts
         self._work: asyncio.PriorityQueue[_Entry] = asyncio.PriorityQueue()
         self._looks: asyncio.PriorityQueue[_Entry] = asyncio.PriorityQueue()
-        """Passes in their order, and what is left of passes that have begun; looks by themselves."""
         self._slow: asyncio.PriorityQueue[_Entry] = asyncio.PriorityQueue()
+        """Passes in their order, and what is left of passes that have begun; looks, and slow rests, by themselves."""
         self._numbers = itertools.count()
         self._waiting: dict[Key, _Entry] = {}
         """The entry that counts; another of the same key has been overtaken by a more urgent wish."""

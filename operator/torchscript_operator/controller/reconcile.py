@@ -198,7 +198,7 @@ class Reconciler:
         except ApiError as error:
             logger.warning("the pass failed and is tried again: %s", error, extra=extra)
             raise
-        except Exception:
+        except Exception:  # logged with its model, and raised: the queue brings the key back
             logger.exception("the pass failed on a fault of the operator's own", extra=extra)
             raise
 

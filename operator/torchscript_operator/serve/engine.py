@@ -290,7 +290,7 @@ class Engine:
             return
         try:
             outcome = self._forward(batch, alone=alone)
-        except Exception:
+        except Exception:  # logged; the bad row is found, and alone is told
             LOGGER.exception("a forward pass failed", extra={"rows": len(batch)})
             if len(batch) == 1:
                 self._deliver([(batch[0], ForwardError("the model failed on this input"))])

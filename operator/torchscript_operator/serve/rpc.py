@@ -97,7 +97,7 @@ class Listener:
             except ApiError as error:
                 failure = error
                 status = _code(error)
-            except Exception:
+            except Exception:  # logged with its stack; the client is told no more than that it is ours
                 LOGGER.exception("a call failed", extra={"request_id": request_id})
                 failure = ApiError(500, "internal error", code="internal_error")
                 status = grpc.StatusCode.INTERNAL
