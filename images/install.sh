@@ -2,6 +2,8 @@
 # Installs LOCK into the virtual environment VENV, made when absent. Usage: install.sh VENV LOCK (runs in an image's build)
 # uv comes by its own lock and goes again, so that the layer holds only what was asked for.
 set -eu
+# Below it is where the Dockerfiles mount what builds share; a uv.toml with a cache-dir of its own goes before it.
+export XDG_CACHE_HOME=/var/cache/build
 uv=$(mktemp -d)
 trap 'rm -rf "$uv"' EXIT
 python3 -m venv "$uv"
