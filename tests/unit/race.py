@@ -79,7 +79,7 @@ class Operator:
         self.race = race
         self.children = Children()
         self.looks = CloserLooks(asyncio.get_running_loop().time)
-        self.reconciler = Reconciler(race.server, SETTINGS, self.children, self.looks)  # type: ignore[arg-type]
+        self.reconciler = Reconciler.over(race.server, SETTINGS, self.children, self.looks)  # type: ignore[arg-type]
         self.queue = _Queue(race, self._pass)
         self.listener = Listener(self.queue)
         self.watches = {

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import orjson
 
 from tests.unit.world import World
-from torchscript_operator.controller.children import KINDS
+from torchscript_operator.controller.children import KINDS, PLURALS
 from torchscript_operator.controller.cluster import ApiError, ExistsError
 from torchscript_operator.controller.model import MODEL_LABEL, Json
 from torchscript_operator.controller.queue import Key
-from torchscript_operator.controller.reconcile import PLURALS
 
 KEY = Key("ml", "minilm")
 MODELS = "models"

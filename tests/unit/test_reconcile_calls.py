@@ -14,12 +14,12 @@ from tests.unit import workers
 from tests.unit.test_children_properties import KEY, listen, live
 from tests.unit.world import SETTINGS, World, stamp
 from torchscript_operator.api import conditions
-from torchscript_operator.controller.children import Children
+from torchscript_operator.controller.children import PLURALS, Children
 from torchscript_operator.controller.closer import LEAST_SECONDS
 from torchscript_operator.controller.cluster import ApiError, ExistsError
 from torchscript_operator.controller.model import MODEL_LABEL, Json
 from torchscript_operator.controller.queue import Slow
-from torchscript_operator.controller.reconcile import AGAIN_SECONDS, PLURALS, Reconciler
+from torchscript_operator.controller.reconcile import AGAIN_SECONDS, Reconciler
 
 READS = ("get", "list")
 
@@ -90,7 +90,7 @@ class Site:
         self.world = world or World()
         self.server = Server(self.world)
         self.children = Children()
-        self.reconciler = Reconciler(self.server, SETTINGS, self.children)  # type: ignore[arg-type]
+        self.reconciler = Reconciler.over(self.server, SETTINGS, self.children)  # type: ignore[arg-type]
         self.wanted: float | None = None
         """Seconds after which the last pass wants another."""
 
@@ -333,7 +333,7 @@ async def test_model_whose_turn_for_a_closer_look_it_is_not_says_nothing_and_com
     site.world.now += timedelta(minutes=1)
     told = copy.deepcopy(site.world.body["status"])
     site.server.calls.clear()
-    with site.reconciler.looks.turn():
+    with site.reconciler.reader.looks.turn():
         listen(site.children, site.world)
         later = await site.reconciler(KEY)
         assert later == pytest.approx(LEAST_SECONDS)

@@ -151,7 +151,7 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
         tracer = stack.enter_context(tracing.exporting(os.environ))
         turn = leadership(cluster, settings)
         children = Children()
-        reconciler = Reconciler(replace(cluster, may_write=turn.leads), settings, children)
+        reconciler = Reconciler.over(replace(cluster, may_write=turn.leads), settings, children)
         queue = Queue(tracing.traced(reconciler, tracer), settings.workers, turn.leading.is_set)
         # Else a model whose pass has failed meanwhile would wait for minutes that nobody needs.
         calls.at_return = queue.relieve

@@ -37,6 +37,14 @@ KINDS = {
     "poddisruptionbudgets": "policy/v1",
 }
 """Children that are listened to: apiVersion by resource."""
+PLURALS = {
+    "Job": "jobs",
+    "Deployment": "deployments",
+    "Service": "services",
+    "HorizontalPodAutoscaler": "horizontalpodautoscalers",
+    "PodDisruptionBudget": "poddisruptionbudgets",
+}
+"""Resource by kind, for the children that a pass writes."""
 REVISION_ANNOTATION = "deployment.kubernetes.io/revision"
 """Written into our Deployments by their controller."""
 

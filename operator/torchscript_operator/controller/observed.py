@@ -87,6 +87,12 @@ class Observed:
         """A Deployment by name."""
         return next((item for item in self.deployments if item["metadata"]["name"] == name), None)
 
+    def lacks(self, body: Json) -> bool:
+        """Whether nothing is known of a Deployment or Service that is to be applied."""
+        if body["kind"] == "Deployment":
+            return self.deployment(body["metadata"]["name"]) is None
+        return body["kind"] == "Service" and self.service is None
+
     def serving_pods(self, target: str, digest: str) -> tuple[Json, ...]:
         """Pods of a target that load one artifact."""
         return tuple(

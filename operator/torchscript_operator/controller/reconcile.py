@@ -1,9 +1,8 @@
 """One pass over one model: read everything live, decide, write children, then the status once, then events."""
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple, Self, TypeVar
@@ -13,36 +12,25 @@ from pydantic import ValidationError
 
 from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1.status import TorchScriptModelStatus
-from torchscript_operator.controller import deletion, events, scaling, serving
+from torchscript_operator.controller import deletion, events
 from torchscript_operator.controller import plan as planning
-from torchscript_operator.controller.children import KINDS, Children
+from torchscript_operator.controller.children import Children
 from torchscript_operator.controller.closer import CloserLooks
 from torchscript_operator.controller.cluster import ApiError, Cluster, ExistsError
 from torchscript_operator.controller.departure import depart
-from torchscript_operator.controller.drift import drifted
-from torchscript_operator.controller.model import FINALIZER, MODEL_LABEL, Json, Model
-from torchscript_operator.controller.observed import Observed, ended, has_advanced, is_unmoved
+from torchscript_operator.controller.model import FINALIZER, Json, Model
+from torchscript_operator.controller.observed import Observed
 from torchscript_operator.controller.plan import Plan
 from torchscript_operator.controller.queue import Key, Later, Rest, Slow
+from torchscript_operator.controller.reading import Reader
 from torchscript_operator.controller.settings import Settings
+from torchscript_operator.controller.writing import Writer
 
 logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
-Write = tuple[str, Callable[[Json], Awaitable[bool | None]], Json]
-"""What is done, how, and to which child."""
-PLURALS = {
-    "Job": "jobs",
-    "Deployment": "deployments",
-    "Service": "services",
-    "HorizontalPodAutoscaler": "horizontalpodautoscalers",
-    "PodDisruptionBudget": "poddisruptionbudgets",
-}
-"""Resource by kind, for the children that a pass writes."""
 AGAIN_SECONDS = 0.2
 """Time to the next pass when a model was changed during this one."""
-WARNING_FIELDS = "type=Warning,involvedObject.name="
-"""Events that say why a Job has no pod or a pod does not start."""
 
 
 def dump_status(status: TorchScriptModelStatus) -> Json:
@@ -54,13 +42,6 @@ def explain(error: ValidationError) -> str:
     """A validation error in one line: which field, and what is wrong with it."""
     found = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:3]]
     return "; ".join(found)
-
-
-def _is_new(body: Json, observed: Observed) -> bool:
-    """Whether nothing is known of a Deployment or Service that is to be applied."""
-    if body["kind"] == "Deployment":
-        return observed.deployment(body["metadata"]["name"]) is None
-    return body["kind"] == "Service" and observed.service is None
 
 
 class _News(NamedTuple):
@@ -91,101 +72,37 @@ class Reconciler:
 
     cluster: Cluster
     settings: Settings
-    children: Children
-    looks: CloserLooks = field(default_factory=CloserLooks)
-    at_once: set[Key] = field(default_factory=set)
-    """Models whose next pass leaves nothing for later: what it left before did not go well."""
+    reader: Reader
+    writer: Writer
 
-    async def observe(self, model: Model) -> Observed:
-        """Read the children that matter to a pass, live and at once; a cache could show what is no longer there."""
-        names = self.children.to_read(model)
-        known = dict(self.children.of("jobs", Key(model.namespace, model.name)))
-        service = serving.service(model) if model.served else None
-        if service is not None and self.children.is_as_applied(service):
-            names["services"] = []
-        else:
-            service = None
-        kinds = ("jobs", "pods", "deployments", "services")
-        found = await asyncio.gather(*(self._find(kind, model.namespace, names[kind]) for kind in kinds))
-        jobs, pods, deployments, services = found
-        observed = Observed(jobs, pods, deployments, next(iter(services), service))
-        awaited = {target.job for target in model.status.targets}
-        for job in filter(ended, jobs):
-            name = job["metadata"]["name"]
-            # A Job that has ended since it was last heard of: its pods were left out as those of one that runs. Or one
-            # of whose pods not all have been heard of: what it ended with would be told without its cause.
-            if not known[name].over or (name in awaited and observed.lacks_pods(job)):
-                return await self.look(model)
-        return await self._accompanied(model, observed)
-
-    async def _find(self, plural: str, namespace: str, names: Iterable[str]) -> tuple[Json, ...]:
-        finds = (self.cluster.find(KINDS[plural], plural, namespace, name) for name in names)
-        return tuple(item for item in await asyncio.gather(*finds) if item is not None)
-
-    async def _accompanied(self, model: Model, observed: Observed) -> Observed:
-        """Add what stands beside Deployments, where something may."""
-        names = scaling.looked_for(model, observed.deployments)
-        if not names:
-            return observed
-        autoscalers = await self._find("horizontalpodautoscalers", model.namespace, names)
-        budgets = await self._find("poddisruptionbudgets", model.namespace, names)
-        return replace(observed, autoscalers=autoscalers, budgets=budgets)
-
-    async def look(self, model: Model) -> Observed:
-        """List all children, for a decision that rests on what is not there."""
-        cluster, namespace, name = self.cluster, model.namespace, model.name
-        jobs, pods, deployments, service = await asyncio.gather(
-            cluster.children("batch/v1", "jobs", namespace, name),
-            cluster.children("v1", "pods", namespace, name),
-            cluster.children("apps/v1", "deployments", namespace, name),
-            cluster.find("v1", "services", namespace, name),
-        )
-        # Items of a list carry no kind of their own.
-        for items, api_version, kind in ((jobs, "batch/v1", "Job"), (deployments, "apps/v1", "Deployment")):
-            for item in items:
-                item |= {"apiVersion": api_version, "kind": kind}
-        return await self._accompanied(model, Observed(jobs, pods, deployments, service))
+    @classmethod
+    def over(cls, cluster: Cluster, settings: Settings, children: Children, looks: CloserLooks | None = None) -> Self:
+        """One that reads and writes a cluster."""
+        return cls(cluster, settings, Reader(cluster, children, looks or CloserLooks()), Writer(cluster, children))
 
     async def plan(self, model: Model, now: datetime) -> tuple[Plan, Observed] | float:
         """Decide, and once more where the first decision rests on what only a closer look shows.
 
         Returns seconds instead, after which to try again, where that look is not this model's turn yet.
         """
-        observed = await self.observe(model)
+        observed = await self.reader.observe(model)
         planned = planning.plan(model, self.settings, observed, now)
-        unsaid = planned.look_for_events or (planned.look_closer and self.children.starting(model))
+        unsaid = planned.look_for_events or (planned.look_closer and self.reader.children.starting(model))
         if not (planned.delete or unsaid):
             return planned, observed
-        if not (planned.delete or planned.create or planned.apply or self.looks.may_begin()):
+        if not (planned.delete or planned.create or planned.apply or self.reader.looks.may_begin()):
             # Nothing is said meanwhile: without the look, what the last one found would seem to be over.
-            return self.looks.later(planned.requeue_seconds)
-        with self.looks.turn():
+            return self.reader.looks.later(planned.requeue_seconds)
+        with self.reader.looks.turn():
             return await self._look_closer(model, now)
 
     async def _look_closer(self, model: Model, now: datetime) -> tuple[Plan, Observed]:
-        observed = await self.look(model)
+        observed = await self.reader.look(model)
         planned = planning.plan(model, self.settings, observed, now)
         if planned.look_for_events:
-            told = [
-                await self.cluster.list("v1", "events", model.namespace, fields=WARNING_FIELDS + name)
-                for name in planned.look_for_events
-            ]
-            observed = replace(observed, events=tuple(event for found in told for event in found))
+            observed = await self.reader.with_events(model, observed, planned.look_for_events)
             planned = planning.plan(model, self.settings, observed, now)
         return planned, observed
-
-    async def _with_strangers(self, planned: Plan, observed: Observed) -> Observed:
-        """Add what bears a new child's name without being known: somebody else's, or ours of which no event told."""
-        for body in planned.apply:
-            namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
-            if not _is_new(body, observed):
-                continue
-            found = await self._find(PLURALS[body["kind"]], namespace, [name])
-            if body["kind"] == "Deployment":
-                observed = replace(observed, deployments=observed.deployments + found)
-            else:
-                observed = replace(observed, service=next(iter(found), None))
-        return observed
 
     async def __call__(self, key: Key) -> Later | Rest:
         """Make one pass; returns when the model wants another, or what is left of this one. Raises ApiError."""
@@ -227,13 +144,13 @@ class Reconciler:
             return decided
         planned, observed = decided
         key = Key(model.namespace, model.name)
-        at_first, service = self._without_service(key, planned, observed)
+        at_first, service = self.writer.without_service(key, planned, observed)
         try:
-            refusals, overtaken = await self._act(model, at_first, observed)
+            refusals, overtaken = await self.writer.write(model, at_first, observed)
         except ExistsError:
-            observed = await self._with_strangers(planned, observed)
+            observed = await self.reader.with_strangers(planned.apply, observed)
             planned, service = planning.plan(model, self.settings, observed, now), None
-            refusals, overtaken = await self._act(model, planned, observed, looked_for=True)
+            refusals, overtaken = await self.writer.write(model, planned, observed, looked_for=True)
         if refusals:
             planned = planning.rejected(model, planned, f"The API server refused a child: {refusals[0]}", now)
         if overtaken:
@@ -254,86 +171,12 @@ class Reconciler:
         except ValidationError:
             model = Model.unreadable(body)
         deleted = body["metadata"]["deletionTimestamp"]
-        return await depart(self.cluster, self.settings, model, await self.look(model), deleted, now)
-
-    async def _act(
-        self, model: Model, planned: Plan, observed: Observed, *, looked_for: bool = False
-    ) -> tuple[list[str], bool]:
-        """Write the children; `looked_for` where there is none of those that `observed` lacks.
-
-        Returns what the API server refused for good, which keeps no other child waiting, and whether a child changed
-        meanwhile by other hands. Raises ApiError, of these ExistsError where an application would take over what has
-        not been looked at.
-        """
-        writes: list[Write] = [("deleted", self.cluster.delete, item) for item in planned.delete]
-        writes += [("created", self._writing(self.cluster.create, observed), item) for item in planned.create]
-        for item in planned.apply:
-            apply = self.cluster.apply_new if not looked_for and _is_new(item, observed) else self.cluster.apply
-            writes.append(("applied", self._writing(apply, observed), item))
-        refusals, overtaken = [], False
-        for what, write, item in writes:
-            try:
-                overtaken |= bool(await write(item))
-            except ApiError as error:
-                if not error.permanent:
-                    raise
-                refusals.append(error.message)
-            else:
-                extra = {"model": f"{model.namespace}/{model.name}"}
-                logger.info("%s %s %s", what, item["kind"], item["metadata"]["name"], extra=extra)
-        return refusals, overtaken
-
-    def _writing(
-        self, write: Callable[[Json], Awaitable[Json | None]], observed: Observed
-    ) -> Callable[[Json], Awaitable[bool]]:
-        """A write whose own event asks for no pass; it returns whether the child has changed since it was read."""
-
-        async def noted(item: Json) -> bool:
-            metadata, plural = item["metadata"], PLURALS[item["kind"]]
-            key = Key(metadata["namespace"], metadata["labels"][MODEL_LABEL])
-            self.children.begin(plural, key, metadata["name"])
-            live = None
-            try:
-                live = await write(item)
-            finally:
-                heard = self.children.finish(plural, key, metadata["name"], live)
-            if heard or live is None:
-                return heard
-            # The answer may already tell what no event will then be news of, or that no event will follow.
-            return has_advanced(observed, live) or (is_unmoved(observed, live) and not drifted(live, item))
-
-        return noted
-
-    def _without_service(self, key: Key, planned: Plan, observed: Observed) -> tuple[Plan, bytes | None]:
-        """Leave a new Service, as JSON, for later where nobody asks it yet.
-
-        An API server gives out one cluster IP at a time and writes it down meanwhile (Kubernetes 1.36,
-        ipallocator/cidrallocator.go): where thousands are made, those that wait for one are to hold up nothing else.
-        """
-        ready = any((found.type, found.status) == (conditions.READY, "True") for found in planned.status.conditions)
-        new = next((item for item in planned.apply if item["kind"] == "Service" and _is_new(item, observed)), None)
-        if new is None or ready or planned.create or key in self.at_once:
-            self.at_once.discard(key)
-            return planned, None
-        return replace(planned, apply=tuple(item for item in planned.apply if item is not new)), orjson.dumps(new)
+        return await depart(self.cluster, self.settings, model, await self.reader.look(model), deleted, now)
 
     async def _apply_later(self, key: Key, service: bytes, later: Later) -> Later:
         """Apply a new Service; whatever comes of it but success is for a whole pass to see."""
-        return await self._logged(key, self._apply_new(key, orjson.loads(service), later))
-
-    async def _apply_new(self, key: Key, service: Json, later: Later) -> Later:
-        try:
-            is_whole = not await self._writing(self.cluster.apply_new, Observed())(service)
-        except ApiError as error:
-            if not (error.permanent or isinstance(error, ExistsError)):
-                raise
-            is_whole = False
-        else:
-            logger.info("applied Service %s", key.name, extra={"model": f"{key.namespace}/{key.name}"})
-        if is_whole:
-            return later
-        self.at_once.add(key)
-        return AGAIN_SECONDS
+        is_whole = await self._logged(key, self.writer.apply_service(key, service))
+        return later if is_whole else AGAIN_SECONDS
 
     async def _tell_later(self, key: Key, news: _News) -> Later:
         return await self._logged(key, self._tell(news))
