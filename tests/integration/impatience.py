@@ -33,10 +33,10 @@ IMPATIENT: dict[str, Any] = {
     "settings.load": load,
     "handlers.configure": configure,
     "cluster.WATCH_SECONDS": 5,
-    "cluster.WATCH_TIMEOUT": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=3),
+    "connection.WATCH_TIMEOUT": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=3),
 }
 SHORT_CALLS: dict[str, Any] = {
-    "cluster.TIMEOUT": aiohttp.ClientTimeout(total=1),
+    "connection.TIMEOUT": aiohttp.ClientTimeout(total=1),
     "queue.LAST_RETRY_SECONDS": 1.0,
     "watch.LAST_RETRY_SECONDS": 1.0,
 }

@@ -16,7 +16,7 @@ from tests.unit.world import SETTINGS, START, World
 from torchscript_operator.controller import app
 from torchscript_operator.controller.children import KINDS, Children
 from torchscript_operator.controller.closer import CloserLooks
-from torchscript_operator.controller.cluster import ApiError
+from torchscript_operator.controller.connection import ApiError
 from torchscript_operator.controller.handlers import Listener
 from torchscript_operator.controller.queue import Key, Later, Queue, Rank, Rest, Slow
 from torchscript_operator.controller.reconcile import Reconciler

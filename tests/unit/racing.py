@@ -14,7 +14,7 @@ import orjson
 
 from tests.unit.world import World
 from torchscript_operator.controller.children import KINDS, PLURALS
-from torchscript_operator.controller.cluster import ApiError, ExistsError
+from torchscript_operator.controller.connection import ApiError, ExistsError
 from torchscript_operator.controller.model import MODEL_LABEL, Json
 from torchscript_operator.controller.queue import Key
 

@@ -12,8 +12,9 @@ import yaml
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 
-from torchscript_operator.controller import cluster as clusters
-from torchscript_operator.controller.cluster import ApiError, Cluster
+from torchscript_operator.controller import connection
+from torchscript_operator.controller.cluster import Cluster
+from torchscript_operator.controller.connection import ApiError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 JOBS = ("batch/v1", "jobs", None, "torchscript.dev/model", "7")
@@ -81,7 +82,7 @@ async def test_watch_asks_for_bookmarks_from_a_version_on() -> None:
 
 
 async def test_watch_that_falls_silent_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "WATCH_TIMEOUT", aiohttp.ClientTimeout(total=None, sock_read=0.1))
+    monkeypatch.setattr(connection, "WATCH_TIMEOUT", aiohttp.ClientTimeout(total=None, sock_read=0.1))
     async with serving(streaming(b'{"type":"ADDED"}\n', pause=0.5)) as cluster:
         assert len(await heard(cluster)) == 1
 
@@ -122,7 +123,7 @@ async def test_first_application_names_a_version_that_nothing_has() -> None:
 
 async def test_first_application_of_what_is_there_says_so() -> None:
     async with serving(refusing(409, "the object has been modified")) as cluster:
-        with pytest.raises(clusters.ExistsError) as caught:
+        with pytest.raises(connection.ExistsError) as caught:
             await cluster.apply_new({**JOB, "apiVersion": "apps/v1", "kind": "Deployment"})
     assert (caught.value.status, caught.value.permanent) == (409, False)
 
@@ -184,7 +185,7 @@ async def test_conflict_of_a_deletion_is_told_while_the_object_is_there(live: st
 
 @pytest.mark.parametrize("text", ["plain", "\x7f", "\x92", "\x85", "\ufeff", "\uffff", "\x00\x1b", "é 語 😀", '"\\'])
 def test_what_is_sent_is_json_and_yaml_alike(text: str) -> None:
-    sent = clusters.encode({"message": text})
+    sent = connection.encode({"message": text})
     assert json.loads(sent) == yaml.safe_load(sent.decode()) == {"message": text}
 
 
@@ -195,16 +196,16 @@ async def test_replaced_token_is_read_again_when_the_old_one_is_refused(monkeypa
     async def handle(request: web.Request) -> web.StreamResponse:
         return await refusing(200 if request.headers["Authorization"] == "bearer new" else 401)(request)
 
-    monkeypatch.setattr(clusters, "log_in", read_again)
+    monkeypatch.setattr(connection, "log_in", read_again)
     async with serving(handle) as cluster:
         assert await cluster.find("v1", "services", "ml", "x") == {"message": "no"}
 
 
 async def test_refused_token_that_is_not_replaced_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async def read_again(_: Configuration) -> None:
-        raise clusters.config.ConfigException
+        raise connection.config.ConfigException
 
-    monkeypatch.setattr(clusters, "log_in", read_again)
+    monkeypatch.setattr(connection, "log_in", read_again)
     async with serving(refusing(401, "Unauthorized")) as cluster:
         with pytest.raises(ApiError) as caught:
             await cluster.find("v1", "services", "ml", "x")
@@ -259,4 +260,4 @@ def test_proxy_is_the_kubeconfigs_or_the_environments(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert clusters._proxy(Configuration(host="https://10.0.0.1:443", proxy=given)) == wanted
+    assert connection.proxy_of(Configuration(host="https://10.0.0.1:443", proxy=given)) == wanted

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from torchscript_operator.controller import app
-from torchscript_operator.controller.cluster import ApiError
+from torchscript_operator.controller.connection import ApiError
 from torchscript_operator.controller.handlers import Listener
 from torchscript_operator.controller.model import Json
 from torchscript_operator.controller.queue import Key, Rank

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from torchscript_operator.controller import lease as leases
-from torchscript_operator.controller.cluster import ApiError
+from torchscript_operator.controller.connection import ApiError
 from torchscript_operator.controller.lease import Elector, LeaseLostError, NoNamespaceError, Seen
 from torchscript_operator.controller.model import Json
 from torchscript_operator.controller.settings import LeaderElection

@@ -16,7 +16,7 @@ from tests.unit.world import SETTINGS, World, stamp
 from torchscript_operator.api import conditions
 from torchscript_operator.controller.children import PLURALS, Children
 from torchscript_operator.controller.closer import LEAST_SECONDS
-from torchscript_operator.controller.cluster import ApiError, ExistsError
+from torchscript_operator.controller.connection import ApiError, ExistsError
 from torchscript_operator.controller.model import MODEL_LABEL, Json
 from torchscript_operator.controller.queue import Slow
 from torchscript_operator.controller.reconcile import AGAIN_SECONDS, Reconciler

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from torchscript_operator.controller import release
-from torchscript_operator.controller.cluster import ApiError
+from torchscript_operator.controller.connection import ApiError
 from torchscript_operator.controller.model import FINALIZER, Json
 
 

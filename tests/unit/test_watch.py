@@ -8,7 +8,7 @@ import pytest
 
 from torchscript_operator.controller import watch as watching
 from torchscript_operator.controller.children import Children
-from torchscript_operator.controller.cluster import ApiError
+from torchscript_operator.controller.connection import ApiError
 from torchscript_operator.controller.model import MODEL_LABEL, Json
 from torchscript_operator.controller.queue import Key
 from torchscript_operator.controller.watch import SOON_SECONDS, Watch

@@ -20,7 +20,8 @@ from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
 from torchscript_operator.controller import handlers, health, metrics, tracing
 from torchscript_operator.controller.calls import Calls
 from torchscript_operator.controller.children import KINDS, Children
-from torchscript_operator.controller.cluster import ApiError, Cluster, collection, connect
+from torchscript_operator.controller.cluster import Cluster, collection, connect
+from torchscript_operator.controller.connection import ApiError
 from torchscript_operator.controller.lease import Alone, Elector, Leadership, namespace_of
 from torchscript_operator.controller.queue import Key, Queue, Rank
 from torchscript_operator.controller.reconcile import Reconciler

@@ -1,43 +1,25 @@
 """The only module that talks to the API server: plain JSON objects in and out, every write under one field manager."""
 
-import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from http import HTTPStatus
-from urllib.parse import urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-import orjson
-from kubernetes.aio import config
 from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.client.rest import RESTClientObject
-from kubernetes.aio.utils.retry import Backoff, on_retry_after_error  # type: ignore[attr-defined]
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, KIND, PLURAL
-from torchscript_operator.controller.clock import Clock
+from torchscript_operator.controller.connection import ApiError, Connection, ExistsError, log_in, proxy_of
 from torchscript_operator.controller.model import FINALIZER, MANAGER, MODEL_LABEL, Json
 
-REQUEST_SECONDS = 30
-"""Longest time for one call; a server that takes longer is retried by the queue."""
-TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
 WATCH_SECONDS = 300
 """The server ends a watch after this time, so a deaf connection is noticed at the latest then."""
-SILENCE_SECONDS = 70
-"""A watch that says nothing for so long is dead: the server sends a bookmark every minute."""
-WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_SECONDS)
 CONNECTIONS = 100
 """Calls on their way at once, besides watches."""
 READ_BUFFER = 2**21
 """Bytes that may wait to be read; one watch event can be larger than the client's default."""
-TOO_MANY_BACKOFF = Backoff(steps=8, duration=0.25, factor=2.0, jitter=0.2)
-"""Waits, in seconds, where the server says "too many requests" but not for how long; then the queue takes over."""
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
-UNPRINTABLE = re.compile("[\x7f-\x9f\ufeff\ufffe\uffff]")
-"""What JSON may hold as it is and YAML may not (YAML 1.2, production 1, c-printable; NEL and BOM for safety)."""
 FORCED = {"fieldManager": MANAGER, "force": "true"}
 """A server-side apply that takes its fields from whoever had them."""
 NO_VERSION = "1"
@@ -52,48 +34,10 @@ PATHS = {
 """Resource by apiVersion, for the kinds of which we use one a group."""
 
 
-class ApiError(Exception):
-    """The API server said no, or nothing."""
-
-    def __init__(self, status: int, message: str) -> None:
-        """Take the HTTP status, 0 without an answer, and the server's own words."""
-        super().__init__(f"{status}: {message}")
-        self.status = status
-        self.message = message
-
-    @property
-    def permanent(self) -> bool:
-        """Whether the same call will be refused again until somebody changes something."""
-        return self.status in {400, 403, 404, 422}
-
-
-class ExistsError(ApiError):
-    """There is an object of that name already."""
-
-
-def _is_retriable(error: Exception) -> bool:
-    return isinstance(error, ApiException) and error.status == HTTPStatus.TOO_MANY_REQUESTS
-
-
 def _is_overtaken(error: ApiError) -> bool:
     """Whether an object has changed since, or is gone, or its name is another's by now, whose uid cannot be changed."""
     renamed = error.status == HTTPStatus.UNPROCESSABLE_ENTITY and "metadata.uid" in error.message
     return renamed or error.status in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}
-
-
-def _words(error: ApiException) -> str:
-    try:
-        return str(orjson.loads(error.body or "")["message"])
-    except (TypeError, ValueError, KeyError):
-        return str(error.reason)
-
-
-def encode(body: Json) -> bytes:
-    """JSON that is YAML too, as the API server reads what is applied: YAML takes some characters only when escaped."""
-    text = orjson.dumps(body)
-    if text.isascii() and b"\x7f" not in text:
-        return text
-    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
 def collection(api_version: str, namespace: str | None, plural: str) -> str:
@@ -102,93 +46,13 @@ def collection(api_version: str, namespace: str | None, plural: str) -> str:
     return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
 
 
-def _with_query(path: str, query: Mapping[str, str | int | None]) -> str:
-    given = {key: value for key, value in query.items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
-
-
 def _path(body: Json) -> str:
     plural = PATHS.get(body["apiVersion"]) or f"{body['kind'].lower()}s"
     return collection(body["apiVersion"], body["metadata"]["namespace"], plural)
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """An API server, seen through a connection pool."""
-
-    session: aiohttp.ClientSession
-    configuration: Configuration
-    proxy: str | None
-    clock: Clock = field(default_factory=Clock)
-    """The server's."""
-    may_write: Callable[[], bool] = lambda: True
-    """Asked right before each write: whoever no longer leads changes nothing."""
-
-    @asynccontextmanager
-    async def _request(
-        self, method: str, path: str, limit: aiohttp.ClientTimeout, data: bytes | None = None, content_type: str = ""
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One HTTP request. Raises ApiException for any answer but a good one."""
-        headers = {"Accept": "application/json"}
-        if data is not None:
-            headers["Content-Type"] = content_type
-        # Reads the token's file again once a minute, as the kubelet renews it.
-        if token := await self.configuration.get_api_key_with_prefix("BearerToken"):
-            headers["Authorization"] = token
-        async with self.session.request(
-            method,
-            f"{self.configuration.host}{path}",
-            data=data,
-            headers=headers,
-            timeout=limit,
-            proxy=self.proxy,
-            server_hostname=self.configuration.tls_server_name,
-        ) as answer:
-            self.clock.hear(answer.headers.get("Date"))
-            if answer.status == HTTPStatus.UNAUTHORIZED:
-                # The token was replaced before its time; the next call has the new one.
-                with suppress(config.ConfigException):
-                    await log_in(self.configuration)
-            if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-                refusal = ApiException(status=answer.status, reason=answer.reason, body=await answer.text())
-                refusal.headers = answer.headers
-                raise refusal
-            yield answer
-
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        body: Json | None = None,
-        content_type: str = "application/json",
-        query: Mapping[str, str | int | None] | None = None,
-    ) -> Json:
-        data = None if body is None else encode(body)
-        target = _with_query(path, query or {})
-
-        async def sent() -> Json:
-            if method != "GET" and not self.may_write():
-                raise ApiError(0, "this operator does not lead, so it writes nothing")
-            async with self._request(method, target, TIMEOUT, data, content_type) as answer:
-                text = await answer.read()
-            parsed: Json = orjson.loads(text) if text else {}
-            return parsed
-
-        async def once() -> Json:
-            try:
-                return await sent()
-            except ApiException as error:
-                if error.status != HTTPStatus.UNAUTHORIZED:
-                    raise
-                return await sent()
-
-        try:
-            # Too many requests is the server's own flow control: wait as long as it asks, with no limit of our own.
-            return await on_retry_after_error(TOO_MANY_BACKOFF, _is_retriable, once)
-        except ApiException as error:
-            raise ApiError(error.status or 0, _words(error)) from error
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise ApiError(0, f"no answer from the API server: {type(error).__name__}") from error
+class Cluster(Connection):
+    """An API server: its objects."""
 
     async def find(self, api_version: str, plural: str, namespace: str, name: str) -> Json | None:
         """One object, or None."""
@@ -196,7 +60,7 @@ class Cluster:
 
     async def _get(self, path: str) -> Json | None:
         try:
-            return await self._call("GET", path)
+            return await self.call("GET", path)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
@@ -217,7 +81,7 @@ class Cluster:
         """All objects that match, page by page, each with the version that a watch goes on from."""
         token: str | None = None
         while True:
-            page = await self._call(
+            page = await self.call(
                 "GET",
                 collection(api_version, namespace, plural),
                 query={"labelSelector": selector, "fieldSelector": fields, "limit": PAGE_SIZE, "continue": token},
@@ -251,20 +115,8 @@ class Cluster:
             "labelSelector": selector,
             "resourceVersion": since,
         }
-        path = _with_query(collection(api_version, namespace, plural), query)
-        try:
-            async with self._request("GET", path, WATCH_TIMEOUT) as answer:
-                rest = b""
-                async for chunk in answer.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield orjson.loads(line)
-        except ApiException as error:
-            raise ApiError(error.status or 0, _words(error)) from error
-        except aiohttp.SocketTimeoutError:
-            return
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise ApiError(0, f"the watch broke off: {type(error).__name__}") from error
+        async for event in self.lines(collection(api_version, namespace, plural), query):
+            yield event
 
     async def children(self, api_version: str, plural: str, namespace: str, model: str) -> tuple[Json, ...]:
         """Children of a model, by label."""
@@ -273,7 +125,7 @@ class Cluster:
     async def create(self, body: Json) -> Json | None:
         """Create an object, or find it created; None for an event that is there. Raises ApiError if another owns it."""
         try:
-            return await self._call("POST", _path(body), body, query={"fieldManager": MANAGER})
+            return await self.call("POST", _path(body), body, query={"fieldManager": MANAGER})
         except ApiError as error:
             if error.status != HTTPStatus.CONFLICT:
                 raise
@@ -296,7 +148,7 @@ class Cluster:
     async def apply(self, body: Json) -> Json:
         """Server-side apply: ours are just the fields named, and we take them from whoever had them."""
         path = f"{_path(body)}/{body['metadata']['name']}"
-        return await self._call("PATCH", path, body, APPLY, query=FORCED)
+        return await self.call("PATCH", path, body, APPLY, query=FORCED)
 
     async def apply_new(self, body: Json) -> Json:
         """Server-side apply of what is not there yet, in one call. Raises ExistsError if it is, having changed nothing.
@@ -324,7 +176,7 @@ class Cluster:
         }
         path = f"{collection(API_VERSION, namespace, PLURAL)}/{name}/status"
         try:
-            await self._call("PATCH", path, body, APPLY, query=FORCED)
+            await self.call("PATCH", path, body, APPLY, query=FORCED)
         except ApiError as error:
             if not _is_overtaken(error):
                 raise
@@ -340,14 +192,14 @@ class Cluster:
         }
         try:
             path = f"{collection(API_VERSION, namespace, PLURAL)}/{name}"
-            written = await self._call("PATCH", path, body, APPLY, query=FORCED)
+            written = await self.call("PATCH", path, body, APPLY, query=FORCED)
             there = written["metadata"].get("finalizers", [])
             if FINALIZER not in there or FINALIZER in finalizers:
                 return written
             # Another has set it too, such as whoever has put a backup back: what is not applied stays theirs.
             metadata = {field: written["metadata"][field] for field in ("uid", "resourceVersion")}
             rest = {"metadata": {**metadata, "finalizers": [held for held in there if held != FINALIZER]}}
-            return await self._call("PATCH", path, rest, MERGE, query={"fieldManager": MANAGER})
+            return await self.call("PATCH", path, rest, MERGE, query={"fieldManager": MANAGER})
         except ApiError as error:
             if not _is_overtaken(error):
                 raise
@@ -358,7 +210,7 @@ class Cluster:
         path = f"{collection('apps/v1', namespace, 'deployments')}/{name}"
         body = {"spec": {"replicas": replicas}}
         try:
-            return await self._call("PATCH", path, body, MERGE, query={"fieldManager": MANAGER})
+            return await self.call("PATCH", path, body, MERGE, query={"fieldManager": MANAGER})
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
@@ -369,7 +221,7 @@ class Cluster:
         is_new = "resourceVersion" not in body["metadata"]
         method, path = ("POST", _path(body)) if is_new else ("PUT", f"{_path(body)}/{body['metadata']['name']}")
         try:
-            return await self._call(method, path, body, query={"fieldManager": MANAGER})
+            return await self.call(method, path, body, query={"fieldManager": MANAGER})
         except ApiError as error:
             if error.status == HTTPStatus.CONFLICT or (error.status == HTTPStatus.NOT_FOUND and not is_new):
                 return None
@@ -385,7 +237,7 @@ class Cluster:
         }
         path = f"{_path(item)}/{item['metadata']['name']}"
         try:
-            await self._call("DELETE", path, options)
+            await self.call("DELETE", path, options)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return
@@ -393,22 +245,6 @@ class Cluster:
             live = await self._get(path) if error.status == HTTPStatus.CONFLICT else item
             if live is not None and live["metadata"]["uid"] == item["metadata"]["uid"]:
                 raise
-
-
-def _proxy(configuration: Configuration) -> str | None:
-    """The kubeconfig's proxy or the environment's; asked once, since aiohttp would ask anew, in a thread, each time."""
-    host = urlsplit(configuration.host)
-    if configuration.proxy or proxy_bypass(host.hostname or ""):
-        return configuration.proxy
-    return getproxies().get(host.scheme)
-
-
-async def log_in(configuration: Configuration) -> None:
-    """Take the pod's ServiceAccount, or outside a cluster what the user's kubeconfig says. Raises ConfigException."""
-    try:
-        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    except config.ConfigException:
-        await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
 
 
 @asynccontextmanager
@@ -421,4 +257,4 @@ async def connect(*traces: aiohttp.TraceConfig, watches: int = 0) -> AsyncIterat
     async with aiohttp.ClientSession(
         connector=connector, read_bufsize=READ_BUFFER, trace_configs=list(traces)
     ) as session:
-        yield Cluster(session, configuration, _proxy(configuration))
+        yield Cluster(session, configuration, proxy_of(configuration))

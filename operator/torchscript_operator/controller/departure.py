@@ -7,7 +7,8 @@ from datetime import datetime
 from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
 from torchscript_operator.controller import deletion, events, summary
-from torchscript_operator.controller.cluster import ApiError, Cluster
+from torchscript_operator.controller.cluster import Cluster
+from torchscript_operator.controller.connection import ApiError
 from torchscript_operator.controller.deletion import Departure
 from torchscript_operator.controller.model import Json, Model
 from torchscript_operator.controller.observed import Observed

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Protocol
 
 from torchscript_operator.controller import metrics
-from torchscript_operator.controller.cluster import ApiError, Cluster
+from torchscript_operator.controller.cluster import Cluster
+from torchscript_operator.controller.connection import ApiError
 from torchscript_operator.controller.export_plan import stamp
 from torchscript_operator.controller.model import MANAGER, Json
 from torchscript_operator.controller.settings import LeaderElection

@@ -16,7 +16,8 @@ from torchscript_operator.controller import deletion, events
 from torchscript_operator.controller import plan as planning
 from torchscript_operator.controller.children import Children
 from torchscript_operator.controller.closer import CloserLooks
-from torchscript_operator.controller.cluster import ApiError, Cluster, ExistsError
+from torchscript_operator.controller.cluster import Cluster
+from torchscript_operator.controller.connection import ApiError, ExistsError
 from torchscript_operator.controller.departure import depart
 from torchscript_operator.controller.model import FINALIZER, Json, Model
 from torchscript_operator.controller.observed import Observed

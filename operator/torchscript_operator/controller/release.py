@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from torchscript_operator import __version__
 from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
 from torchscript_operator.artifact import logs
-from torchscript_operator.controller.cluster import ApiError, Cluster, connect
+from torchscript_operator.controller.cluster import Cluster, connect
+from torchscript_operator.controller.connection import ApiError
 from torchscript_operator.controller.model import FINALIZER, Json
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from http import HTTPStatus
 
 from torchscript_operator.controller import metrics
 from torchscript_operator.controller.children import KINDS, Children, Urgency, key_of
-from torchscript_operator.controller.cluster import ApiError, Cluster
+from torchscript_operator.controller.cluster import Cluster
+from torchscript_operator.controller.connection import ApiError
 from torchscript_operator.controller.model import MODEL_LABEL, Json
 from torchscript_operator.controller.queue import Key, Queue
 

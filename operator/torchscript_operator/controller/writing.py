@@ -8,7 +8,8 @@ import orjson
 
 from torchscript_operator.api import conditions
 from torchscript_operator.controller.children import PLURALS, Children
-from torchscript_operator.controller.cluster import ApiError, Cluster, ExistsError
+from torchscript_operator.controller.cluster import Cluster
+from torchscript_operator.controller.connection import ApiError, ExistsError
 from torchscript_operator.controller.drift import drifted
 from torchscript_operator.controller.model import MODEL_LABEL, Json, Model
 from torchscript_operator.controller.observed import Observed, has_advanced, is_unmoved
