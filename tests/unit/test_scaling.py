@@ -9,7 +9,7 @@ from tests.unit import workers
 from tests.unit.test_children_golden import FOLDER, Plain, golden
 from tests.unit.world import World, spec, targets
 from torchscript_operator.api import conditions
-from torchscript_operator.api.v1alpha1.spec import Serving
+from torchscript_operator.api.v1alpha1.serving import Serving
 from torchscript_operator.controller import replicas, scaling
 
 AUTOSCALER = "HorizontalPodAutoscaler"

@@ -1,6 +1,6 @@
 """What a serving pod's clients meet: tokens, TLS, traces, and the ports and probes that follow from them. All pure."""
 
-from torchscript_operator.api.v1alpha1.spec import Access, Serving, Tls, Tracing
+from torchscript_operator.api.v1alpha1.serving import Access, Serving, Tls, Tracing
 from torchscript_operator.artifact import request
 from torchscript_operator.controller.model import Json
 from torchscript_operator.controller.pods import PodParts

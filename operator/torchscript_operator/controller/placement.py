@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchscript_operator.api import conditions
-from torchscript_operator.api.v1alpha1.spec import Compiler, Resources, Target, Toleration
+from torchscript_operator.api.v1alpha1.pods import Resources, Toleration
+from torchscript_operator.api.v1alpha1.spec import Compiler, Target
 from torchscript_operator.controller import pods
 from torchscript_operator.controller.diagnose import Finding
 from torchscript_operator.controller.model import Json, Model

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from torchscript_operator.api.v1alpha1.spec import Resources, Toleration
+from torchscript_operator.api.v1alpha1.pods import Resources, Toleration
 from torchscript_operator.api.v1alpha1.status import StoreStatus
 from torchscript_operator.artifact import request
 from torchscript_operator.controller.model import Json

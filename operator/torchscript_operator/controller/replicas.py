@@ -1,6 +1,6 @@
 """How many pods a Deployment is to have, and who says so. All pure."""
 
-from torchscript_operator.api.v1alpha1.spec import Serving
+from torchscript_operator.api.v1alpha1.serving import Serving
 from torchscript_operator.controller.model import MANAGER, SCALING_ANNOTATION, Json
 
 

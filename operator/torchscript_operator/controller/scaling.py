@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torchscript_operator.api.v1alpha1.spec import Autoscaling
+from torchscript_operator.api.v1alpha1.serving import Autoscaling
 from torchscript_operator.controller import replicas
 from torchscript_operator.controller.drift import drifted
 from torchscript_operator.controller.model import SCALING_ANNOTATION, SERVING, TARGET_LABEL, Json, Model

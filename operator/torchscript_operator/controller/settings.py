@@ -8,7 +8,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from torchscript_operator.api.v1alpha1.spec import Artifact, Compiler, Resources, Toleration, Trust
+from torchscript_operator.api.v1alpha1.pods import Resources, Toleration
+from torchscript_operator.api.v1alpha1.spec import Artifact, Compiler, Trust
 
 PATH_VARIABLE = "TSM_SETTINGS"
 """Environment variable with the file's path."""
