@@ -122,9 +122,14 @@ ILL: dict[str, Case] = {
         "25% of its requests fail or are refused.",
     ),
     "TorchScriptModelNotReady": Case(
-        [*WELL, series("tsm_model_not_ready", steady(1), model="ml/minilm", reason="PodsNotReady")],
+        [
+            *WELL,
+            # A rollout and its failure take turns: neither lasts as long as the alert waits.
+            series("tsm_model_not_ready", "1x14 _x14 1x14", model="ml/minilm", reason="RollingOut"),
+            series("tsm_model_not_ready", "_x15 1x14 _x14 1x16", model="ml/minilm", reason="PodsNotReady"),
+        ],
         "ml/minilm is not Ready: PodsNotReady.",
-        {"model": "ml/minilm", "reason": "PodsNotReady"},
+        {"model": "ml/minilm"},
     ),
     "TorchScriptModelStalled": Case(
         [*WELL, series("tsm_model_stalled", steady(1), model="ml/minilm", reason="ParityFailed")],
