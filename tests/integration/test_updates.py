@@ -15,7 +15,7 @@ from tests.integration.harness import OTHER, Json, Models, Operator, eventually,
 from tests.unit import workers
 from tests.unit.world import World
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
-from torchscript_operator.controller import cluster, serving
+from torchscript_operator.controller import cluster, connection, serving
 
 PLACED: dict[str, Any] = {
     "targets": [
@@ -316,8 +316,8 @@ def test_service_that_somebody_else_made_is_not_taken_over(models: Models) -> No
 def kubeconfig(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator's own client, here, as the administrator."""
     # It has read the variable with the kubeconfig's path when it was imported.
-    load = partial(cluster.config.load_kube_config, config_file=str(plane.kubeconfig))
-    monkeypatch.setattr(cluster.config, "load_kube_config", load)
+    load = partial(connection.config.load_kube_config, config_file=str(plane.kubeconfig))
+    monkeypatch.setattr(connection.config, "load_kube_config", load)
 
 
 @pytest.mark.usefixtures("kubeconfig")
