@@ -3,7 +3,7 @@
 import os
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -114,6 +114,20 @@ class Login:
         )
 
 
+class NoDiffs(kopf.DiffBaseStorage):
+    """What has changed is for our own passes to find; kopf would copy each object of each event to compare it."""
+
+    def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:  # noqa: ARG002 - kopf's names
+        """Nothing is compared."""
+        return cast("kopf.BodyEssence", {})
+
+    def fetch(self, *, body: kopf.Body) -> None:
+        """Nothing is stored."""
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Nothing is stored."""
+
+
 def register(registry: kopf.OperatorRegistry, listener: Listener, login: Login) -> None:
     """Subscribe. Low-level event handlers only: kopf then stores nothing in the objects and sets no finalizer."""
     kopf.on.event(GROUP, VERSION, PLURAL, registry=registry, id="model")(listener.model_event)
@@ -131,5 +145,6 @@ def configure(settings: kopf.OperatorSettings) -> None:
     # The server ends a watch after this time, so a deaf connection is noticed at the latest then.
     settings.watching.server_timeout = cluster.WATCH_SECONDS
     settings.watching.chunk_size = cluster.PAGE_SIZE
+    settings.persistence.diffbase_storage = NoDiffs()
     # Until it ends, the worker of an object holds the last event, with the whole object.
     settings.queueing.idle_timeout = 0.2
