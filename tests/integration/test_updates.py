@@ -161,6 +161,17 @@ def test_hand_edited_deployment_is_put_right(models: Models) -> None:
     eventually(right, "the Deployment as it was")
 
 
+def test_label_that_leaves_the_service_without_pods_is_taken_off_its_selector(models: Models) -> None:
+    models.create()
+    models.serves("a")
+    path = models.path("services", "minilm", "/api/v1")
+    edited = models.api("GET", path)
+    wanted = dict(edited["spec"]["selector"])
+    edited["spec"]["selector"]["version"] = "v1"
+    models.api("PUT", path, edited)
+    eventually(lambda: models.api("GET", path)["spec"]["selector"] == wanted, "the selector as it was")
+
+
 def test_what_others_add_to_a_child_stays_and_costs_no_writes(
     operator: Operator, plane: ControlPlane, rights: tuple[Any, str], models: Models
 ) -> None:

@@ -371,6 +371,7 @@ HANDS: dict[str, Act] = {
     "a Deployment loses its owner": of_a_deployment(loses_its_owner),
     "a Deployment is deleted": of_a_deployment(goes),
     "the Service selects others": service(lambda it: it["spec"].update(selector={"app": "other"})),
+    "the Service selects fewer": service(lambda it: it["spec"]["selector"].update(version="v1")),
     "the Service loses its labels": service(lambda it: it["metadata"].update(labels={})),
     "the Service is deleted": service_goes,
     "companions are deleted": companions_go,

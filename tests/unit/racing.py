@@ -15,6 +15,7 @@ import orjson
 from tests.unit.world import World
 from torchscript_operator.controller.children import KINDS, PLURALS
 from torchscript_operator.controller.connection import ApiError, ExistsError
+from torchscript_operator.controller.drift import WHOLE
 from torchscript_operator.controller.model import MODEL_LABEL, Json
 from torchscript_operator.controller.queue import Key
 
@@ -63,7 +64,10 @@ def merged(live: Any, before: Any, wanted: Any) -> Any:
         return _copy(wanted)
     past = before if isinstance(before, dict) else {}
     kept = {key: value for key, value in live.items() if key in wanted or key not in past}
-    return kept | {key: merged(live.get(key), past.get(key), value) for key, value in wanted.items()}
+    return kept | {
+        key: _copy(value) if key in WHOLE else merged(live.get(key), past.get(key), value)
+        for key, value in wanted.items()
+    }
 
 
 class Server:

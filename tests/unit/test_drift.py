@@ -30,6 +30,7 @@ def deployment() -> Any:
         ([{"name": "injected"}, {"name": "ours", "more": 1}], [{"name": "ours"}]),
         ([{"mountPath": "/b", "name": "v"}, {"mountPath": "/a", "name": "v"}], [{"mountPath": "/a", "name": "v"}]),
         ([{"uid": "1", "name": "x"}, {"uid": "2", "name": "x"}], [{"uid": "2", "name": "x"}]),
+        ({"selector": {"matchLabels": {"a": "1"}}}, {"selector": {"matchLabels": {"a": "1"}, "matchExpressions": []}}),
     ],
 )
 def test_live_value_contains_what_is_wanted(live: Any, wanted: Any) -> None:
@@ -50,6 +51,11 @@ def test_live_value_contains_what_is_wanted(live: Any, wanted: Any) -> None:
         ([], [{"name": "ours"}]),
         ("text", {"a": 1}),
         ({"limits": {"cpu": "1"}}, {"limits": {"cpu": "no quantity"}}),
+        ({"selector": {"app": "a", "more": "b"}}, {"selector": {"app": "a"}}),
+        ({"selector": {"matchLabels": {"app": "a", "more": "b"}}}, {"selector": {"matchLabels": {"app": "a"}}}),
+        ({"labelSelector": {"matchLabels": {}, "matchExpressions": [{}]}}, {"labelSelector": {"matchLabels": {}}}),
+        ({"nodeSelector": {"pool": "a", "more": "b"}}, {"nodeSelector": {"pool": "a"}}),
+        ({"secretKeyRef": {"name": "a", "optional": True}}, {"secretKeyRef": {"name": "a"}}),
     ],
 )
 def test_live_value_lacks_what_is_wanted(live: Any, wanted: Any) -> None:

@@ -16,6 +16,9 @@ def _same_quantity(wanted: Any, live: Any) -> bool:
 
 QUANTITIES = frozenset({"requests", "limits", "target"})
 """Fields below which values may be quantities: a container's resources, and what an autoscaler aims at."""
+WHOLE = frozenset({"selector", "labelSelector", "matchLabels", "nodeSelector", "secretKeyRef", "configMapKeyRef"})
+"""Maps that belong to one manager as a whole (mapType or structType atomic in Kubernetes' API): a key more is a change,
+such as one that leaves a Service without pods."""
 MERGE_KEYS = ("mountPath", "uid", "name", "topologyKey")
 """Fields by which the API server tells the items of a list apart, the first that all items have."""
 
@@ -36,6 +39,10 @@ def _contains_items(live: list[Any], wanted: list[Any], *, quantities: bool) -> 
     return all(contains(by_key.get(item[key]), item, quantities=quantities) for item in wanted)
 
 
+def _has_more(live: Any, wanted: Any) -> bool:
+    return isinstance(live, dict) and isinstance(wanted, dict) and not live.keys() <= wanted.keys()
+
+
 def contains(live: Any, wanted: Any, *, quantities: bool = False) -> bool:
     """Whether all that is wanted is in the live value; what the API server added by default is passed over.
 
@@ -46,7 +53,9 @@ def contains(live: Any, wanted: Any, *, quantities: bool = False) -> bool:
         return wanted is None or wanted in ("", {}, [])
     if isinstance(wanted, dict):
         return isinstance(live, dict) and all(
-            contains(live.get(key), value, quantities=key in QUANTITIES or quantities) for key, value in wanted.items()
+            contains(live.get(key), value, quantities=key in QUANTITIES or quantities)
+            and not (key in WHOLE and _has_more(live.get(key), value))
+            for key, value in wanted.items()
         )
     if isinstance(wanted, list):
         return isinstance(live, list) and _contains_items(live, wanted, quantities=quantities)
