@@ -41,6 +41,15 @@ def test_second_try_has_the_memory_that_the_spec_gives_and_the_rest_as_before() 
     assert resources(found.running()) == {"requests": {"cpu": "1", "memory": "8Gi"}, "limits": {"memory": "8Gi"}}
 
 
+def test_second_try_outlives_an_operator_that_dies_before_it_has_told_of_it() -> None:
+    found = world()
+    found.settle()
+    before = found.body["status"]
+    killed(found)
+    found.body["status"] = before
+    assert found.plan().delete == ()
+
+
 def test_status_says_that_it_is_tried_again_with_how_much_and_why() -> None:
     found = world()
     first = killed(found)

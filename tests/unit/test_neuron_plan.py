@@ -78,6 +78,15 @@ def test_second_job_starts_in_the_pass_that_reads_the_firsts_report() -> None:
     assert created["metadata"]["name"].startswith("minilm-verify-")
 
 
+def test_second_job_outlives_an_operator_that_dies_before_it_has_told_of_it() -> None:
+    found = world()
+    before = found.body["status"]
+    found.export_ends(compiled(), "inf1")
+    found.step()
+    found.body["status"] = before
+    assert found.plan().delete == ()
+
+
 def test_until_it_is_proven_parity_is_unknown_and_nothing_is_served() -> None:
     found = world()
     compiles(found)

@@ -9,7 +9,10 @@ from tests.unit.world import SETTINGS, World, spec, targets
 from torchscript_operator.api import conditions
 from torchscript_operator.artifact.failures import FailureReason
 from torchscript_operator.artifact.request import EXPORT_VARIABLE, ExportRequest
-from torchscript_operator.controller.model import MODEL_LABEL
+from torchscript_operator.controller.model import ATTEMPT_LABEL, MODEL_LABEL, TARGET_LABEL
+from torchscript_operator.controller.observed import Observed
+from torchscript_operator.controller.plan import obsolete
+from torchscript_operator.controller.rollout_plan import RolloutPlan
 
 
 def test_every_target_has_its_job_and_deployment() -> None:
@@ -51,6 +54,64 @@ def test_running_job_of_a_removed_target_is_deleted() -> None:
     world.edit(targets=targets("one"))
     world.settle()
     assert len(world.jobs) == 1
+
+
+@pytest.mark.parametrize("name", [TARGET_LABEL, ATTEMPT_LABEL, MODEL_LABEL])
+def test_running_job_outlives_the_loss_of_a_label(name: str) -> None:
+    world = World(spec(targets=targets("one", "two")))
+    world.settle()
+    job = world.running("one")
+    del job["metadata"]["labels"][name]
+    assert world.is_quiet(world.plan())
+
+
+def test_running_job_of_a_removed_target_is_deleted_although_it_has_lost_its_label() -> None:
+    world = World(spec(targets=targets("one", "two")))
+    world.settle()
+    del world.running("two")["metadata"]["labels"][TARGET_LABEL]
+    world.edit(targets=targets("one"))
+    world.settle()
+    assert len(world.jobs) == 1
+
+
+def deployed(name: str, owner: str = "model-1", **labels: str) -> dict[str, Any]:
+    """A Deployment of these labels."""
+    owners = [{"uid": owner, "controller": True}]
+    return {"metadata": {"name": name, "uid": name, "labels": labels, "ownerReferences": owners}}
+
+
+@pytest.mark.parametrize(
+    ("served", "answering", "suspend", "live", "goes"),
+    [
+        (["cpu"], [True], False, deployed("minilm-old"), True),
+        (["cpu"], [True], False, deployed("minilm-old", **{TARGET_LABEL: "cpu"}), True),
+        (["cpu"], [True], False, deployed("minilm-cpu", **{TARGET_LABEL: "old"}), False),
+        (["cpu"], [True], False, deployed("minilm-cpu"), False),
+        (["cpu"], [True], False, deployed("minilm-old", owner="another"), False),
+        (["cpu"], [False], False, deployed("minilm-old"), False),
+        (["cpu", "two"], [True, False], False, deployed("minilm-old"), False),
+        (["cpu"], [True], True, deployed("minilm-old"), False),
+        ([], [], False, deployed("minilm-cpu"), True),
+    ],
+    ids=[
+        "no longer served",
+        "named as no target, whatever its label says",
+        "named as a served target, whatever its label says",
+        "without its label",
+        "of another owner",
+        "while its successor does not answer",
+        "while one of its successors does not answer",
+        "while suspended",
+        "once nothing is served",
+    ],
+)
+def test_which_deployments_are_obsolete(
+    served: list[str], answering: list[bool], suspend: bool, live: dict[str, Any], goes: bool
+) -> None:
+    names = ["cpu", "two"]
+    model = World(spec(targets=targets(*names), serving={"targets": served}, suspend=suspend)).model
+    rollouts = [RolloutPlan(None, answering=answers) for answers in answering]
+    assert obsolete(model, rollouts, Observed(deployments=(live,))) == ((live,) if goes else ())
 
 
 def test_deployment_of_a_removed_target_stays_until_its_successor_answers() -> None:

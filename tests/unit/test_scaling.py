@@ -11,6 +11,7 @@ from tests.unit.world import World, spec, targets
 from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1.serving import Serving
 from torchscript_operator.controller import replicas, scaling
+from torchscript_operator.controller.model import TARGET_LABEL
 
 AUTOSCALER = "HorizontalPodAutoscaler"
 BUDGET = "PodDisruptionBudget"
@@ -186,6 +187,15 @@ def test_deleted_companion_comes_back(kind: str) -> None:
     del made.companions[kind, "minilm-cpu"]
     made.settle()
     assert kinds(made) == {AUTOSCALER, BUDGET}
+
+
+@pytest.mark.parametrize("kind", [AUTOSCALER, BUDGET])
+def test_companion_that_lost_its_label_is_put_right_and_not_made_anew(kind: str) -> None:
+    made = world(**SCALED)
+    del made.companions[kind, "minilm-cpu"]["metadata"]["labels"][TARGET_LABEL]
+    planned = made.plan()
+    assert planned.delete == ()
+    assert [body["kind"] for body in planned.apply] == [kind]
 
 
 def test_companion_of_somebody_else_is_left_alone_and_told() -> None:

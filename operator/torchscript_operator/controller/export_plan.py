@@ -19,8 +19,8 @@ from torchscript_operator.artifact.failures import CLASSES, FailureReason, reaso
 from torchscript_operator.artifact.request import ExportRequest
 from torchscript_operator.controller import diagnose, export_report, jobs, placement, starting
 from torchscript_operator.controller.diagnose import Finding
-from torchscript_operator.controller.model import ATTEMPT_LABEL, RETRY_ANNOTATION, Json, Model
-from torchscript_operator.controller.observed import Observed, attempt_of, ended, halted, is_true, owned
+from torchscript_operator.controller.model import RETRY_ANNOTATION, Json, Model
+from torchscript_operator.controller.observed import Observed, ended, halted, is_true, owned
 from torchscript_operator.controller.settings import Settings
 
 MOST_NO_POD_SECONDS = 60
@@ -53,6 +53,11 @@ class ExportPlan:
     def compiled(self) -> bool:
         """Whether the present spec's model is compiled, proven or not."""
         return self.verifying or self.status.state == "Proven"
+
+    @property
+    def awaited(self) -> str | None:
+        """Name of the Job that is waited for."""
+        return self.status.job if self.status.state in {"Exporting", "Verifying"} else None
 
 
 def exceeds(more: str, limit: str) -> bool:
@@ -316,12 +321,13 @@ def plan(model: Model, target: Target, settings: Settings, observed: Observed, n
         result = _incompatible(known, finding, now)
     else:
         result = this.step()
-    # A running Job of this attempt is left alone also where only its second step is looked at.
-    current = {attempt, this.try_name, (result.create or {}).get("metadata", {}).get("labels", {}).get(ATTEMPT_LABEL)}
+    # A running Job of this attempt is left alone also where only its second step is looked at. By name: a label may go.
+    tries = {attempt, this.try_name}
+    current = {name(model, each) for name in (jobs.job_name, jobs.verify_name) for each in tries} | {result.awaited}
     superseded = tuple(
         other
         for other in observed.jobs_of(model, target.name)
-        if attempt_of(other) not in current and not ended(other) and not model.spec.suspend
+        if other["metadata"]["name"] not in current and not ended(other) and not model.spec.suspend
     )
     return replace(result, delete=result.delete + superseded)
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from torchscript_operator.controller.model import (
-    ATTEMPT_LABEL,
     COMPONENT_LABEL,
     DIGEST_ANNOTATION,
     MODEL_LABEL,
@@ -128,11 +127,6 @@ def is_unmoved(observed: Observed, live: Json) -> bool:
 def halted(job: Json) -> bool:
     """Whether somebody keeps a Job from having pods; this operator never does."""
     return bool(job["spec"].get("suspend")) or job["spec"].get("parallelism") == 0
-
-
-def attempt_of(job: Json) -> str | None:
-    """The attempt that a Job carries out."""
-    return label(job, ATTEMPT_LABEL)
 
 
 def rolled_digest(deployment: Json) -> str | None:

@@ -51,7 +51,7 @@ class Plan:
     """Names of objects whose Warning events say what else nothing says."""
 
 
-def _obsolete(model: Model, rollouts: Iterable[RolloutPlan], observed: Observed) -> tuple[Json, ...]:
+def obsolete(model: Model, rollouts: Iterable[RolloutPlan], observed: Observed) -> tuple[Json, ...]:
     """Deployments of targets that are no longer served, once what is served answers."""
     if model.spec.suspend or not all(rollout.answering for rollout in rollouts):
         return ()
@@ -62,15 +62,20 @@ def _obsolete(model: Model, rollouts: Iterable[RolloutPlan], observed: Observed)
     )
 
 
-def _orphaned(model: Model, observed: Observed) -> tuple[Json, ...]:
+def _orphaned(model: Model, exports: Iterable[ExportPlan], observed: Observed) -> tuple[Json, ...]:
     """Jobs that still run for targets that the spec no longer has."""
     if model.spec.suspend:
         return ()
     targets = {target.name for target in model.spec.targets}
+    # One that is waited for has maybe lost its label.
+    wanted = {export.awaited for export in exports}
     return tuple(
         job
         for job in observed.jobs
-        if owned(job, model.uid) and label(job, TARGET_LABEL) not in targets and not ended(job)
+        if owned(job, model.uid)
+        and label(job, TARGET_LABEL) not in targets
+        and job["metadata"]["name"] not in wanted
+        and not ended(job)
     )
 
 
@@ -120,12 +125,12 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
     apply = [rollout.apply for rollout in rollouts if rollout.apply is not None]
     proven = any(rollout.status is not None for rollout in rollouts)
     delete = [job for export in exports for job in export.delete]
-    delete += _orphaned(model, observed)
+    delete += _orphaned(model, exports, observed)
     conflict = bool(model.served) and observed.service is not None and foreign(observed.service, model)
     if proven and not model.spec.suspend and not conflict:
         wanted = serving.service(model)
         apply += [wanted] if drifted(observed.service, wanted) else []
-    delete += _obsolete(model, rollouts, observed)
+    delete += obsolete(model, rollouts, observed)
     if not model.served and observed.service is not None and not model.spec.suspend:
         delete += [observed.service] if owned(observed.service, model.uid) else []
     by_target = {target.name: rollout for target, rollout in zip(served, rollouts, strict=True)}

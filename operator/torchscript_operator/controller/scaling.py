@@ -7,7 +7,7 @@ from torchscript_operator.api.v1alpha1.serving import Autoscaling
 from torchscript_operator.controller import replicas
 from torchscript_operator.controller.drift import drifted
 from torchscript_operator.controller.model import SCALING_ANNOTATION, SERVING, TARGET_LABEL, Json, Model
-from torchscript_operator.controller.observed import Observed, foreign, label, owned
+from torchscript_operator.controller.observed import Observed, foreign, owned
 from torchscript_operator.controller.rollout_plan import RolloutPlan
 from torchscript_operator.controller.serving import deployment_name, sealed, selector
 
@@ -103,6 +103,8 @@ def plan(model: Model, rollouts: Mapping[str, RolloutPlan], observed: Observed, 
     if model.spec.suspend:
         return ScalingPlan()
     deployed = [target for target, rollout in rollouts.items() if _is_deployed(model, target, rollout, observed)]
+    # By name: a label is soon lost, and put right.
+    targets = {deployment_name(model, target): target for target in rollouts}
     kinds: tuple[tuple[Callable[[Model, str], Json | None], tuple[Json, ...]], ...] = (
         (autoscaler, observed.autoscalers),
         (budget, observed.budgets),
@@ -122,8 +124,8 @@ def plan(model: Model, rollouts: Mapping[str, RolloutPlan], observed: Observed, 
             elif drifted(live, body):
                 apply.append(body)
         for item in found:
-            target = label(item, TARGET_LABEL) or ""
-            gone = retire if target not in rollouts else build(model, target) is None
+            wanted = targets.get(item["metadata"]["name"])
+            gone = retire if wanted is None else build(model, wanted) is None
             if owned(item, model.uid) and gone:
                 delete.append(item)
     return ScalingPlan(tuple(apply), tuple(delete), conflict)
