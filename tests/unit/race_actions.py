@@ -387,6 +387,7 @@ PEOPLE: dict[str, Act] = {
     "everything is served": edit(serving={}),
     "one target": edit(targets=targets("cpu")),
     "two targets": edit(targets=targets("cpu", "two")),
+    "no history": edit(revisionHistoryLimit=0),
     "suspended": edit(suspend=True),
     "resumed": edit(suspend=False),
     "artifacts go with the model": edit(artifact={"uri": "s3://artifacts/models", "deletionPolicy": "Delete"}),

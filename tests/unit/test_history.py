@@ -85,6 +85,19 @@ def test_artifact_that_comes_back_leaves_the_history() -> None:
     assert letters(world) == "cb"
 
 
+def test_artifact_that_has_served_is_forgotten_in_the_pass_that_sees_its_successor_serve() -> None:
+    world = served("a", revisionHistoryLimit=0)
+    world.edit(source=source("b"))
+    world.settle()
+    world.export_ends(workers.proven("b"))
+    world.settle()
+    assert letters(world) == "a"
+    world.rollout_ends()
+    world.step()
+    assert letters(world) == ""
+    assert world.is_quiet(world.plan())
+
+
 def test_shorter_limit_shortens_the_history_but_for_what_serves() -> None:
     world = rolled_back(served("abcd"), "a" * 10)
     world.edit(revisionHistoryLimit=1)

@@ -69,18 +69,19 @@ def carry(model: Model, status: TargetStatus, observed: Observed, now: datetime)
     held = [*([replaced] if replaced else []), *known.history]
     others = list({item.artifact.digest: item for item in reversed(held) if item.artifact.digest != newest}.values())
     others.reverse()
-    active = _active(model, status.name)
-    limit = model.spec.revision_history_limit
-    kept = [item for place, item in enumerate(others) if place < limit or item.artifact.digest == active]
     unchanged = known.artifact is not None and known.artifact.digest == newest
     proven_time = known.proven_time if unchanged or newest is None else _time_of_proof(status, observed, now)
-    history = tuple(_reachable(item, status) for item in kept)
-    return status.model_copy(update={"history": history, "proven_time": proven_time, "lost": known.lost})
+    history = tuple(_reachable(item, status) for item in others)
+    carried = status.model_copy(update={"history": history, "proven_time": proven_time, "lost": known.lost})
+    return trimmed(model, carried, _serving(model, status.name))
 
 
-def _active(model: Model, target: str) -> str | None:
-    known = _serving(model, target)
-    return known.active.artifact.digest if known and known.active else None
+def trimmed(model: Model, status: TargetStatus, serving: ServingTargetStatus | None) -> TargetStatus:
+    """Leave out of a target's history what is beyond the limit and does not serve."""
+    active = serving.active.artifact.digest if serving and serving.active else None
+    limit = model.spec.revision_history_limit
+    kept = tuple(it for place, it in enumerate(status.history) if place < limit or it.artifact.digest == active)
+    return status if kept == status.history else status.model_copy(update={"history": kept})
 
 
 def _serving(model: Model, target: str) -> ServingTargetStatus | None:

@@ -122,6 +122,11 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
         for target in served
     ]
     rollouts = [recovery.soften(rollout, by_name[it.name]) for it, rollout in zip(served, rollouts, strict=True)]
+    # What served until this pass may be beyond the history's limit now.
+    serving_now = {rollout.status.name: rollout.status for rollout in rollouts if rollout.status is not None}
+    exports = [
+        replace(it, status=history.trimmed(model, it.status, serving_now.get(it.status.name))) for it in exports
+    ]
     apply = [rollout.apply for rollout in rollouts if rollout.apply is not None]
     proven = any(rollout.status is not None for rollout in rollouts)
     delete = [job for export in exports for job in export.delete]
