@@ -9,6 +9,7 @@ from tests.unit.world import SETTINGS, World, spec, targets
 from torchscript_operator.api import conditions
 from torchscript_operator.artifact.failures import FailureReason
 from torchscript_operator.artifact.request import EXPORT_VARIABLE, ExportRequest
+from torchscript_operator.controller.deletion import references
 from torchscript_operator.controller.model import ATTEMPT_LABEL, MODEL_LABEL, TARGET_LABEL
 from torchscript_operator.controller.observed import Observed
 from torchscript_operator.controller.plan import obsolete
@@ -36,6 +37,74 @@ def test_model_waits_for_its_last_target() -> None:
     world.settle()
     assert world.condition(conditions.READY).status == "False"
     assert world.condition(conditions.COMPILED).status == "False"
+
+
+def with_another_target(*names: str) -> World:
+    """A model that serves target one, and is then to have these."""
+    world = World(spec(targets=targets("one")))
+    world.serves("a", "one")
+    world.edit(targets=targets(*names))
+    world.settle()
+    return world
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("two",)], ids=["added", "renamed"])
+def test_what_serves_stays_ready_while_another_target_is_exported(names: tuple[str, ...]) -> None:
+    world = with_another_target(*names)
+    assert world.condition(conditions.READY).status == "True"
+    assert world.condition(conditions.RECONCILING).status == "True"
+    assert world.condition(conditions.AVAILABLE).status == "False"
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("two",)], ids=["added", "renamed"])
+def test_what_serves_stays_ready_when_the_export_of_another_target_fails(names: tuple[str, ...]) -> None:
+    world = with_another_target(*names)
+    world.export_fails(81, workers.failed(FailureReason.UNSUPPORTED_OPERATOR), "two")
+    world.settle()
+    assert world.condition(conditions.READY).status == "True"
+    assert world.condition(conditions.STALLED).status == "True"
+
+
+@pytest.mark.parametrize("names", [("one", "two"), ("two",)], ids=["added", "renamed"])
+def test_model_is_not_ready_once_nothing_answers_although_another_target_is_exported(names: tuple[str, ...]) -> None:
+    world = with_another_target(*names)
+    world.deployments["minilm-one"]["status"]["availableReplicas"] = 0
+    world.settle()
+    assert world.condition(conditions.READY).status == "False"
+
+
+def test_added_target_counts_once_all_its_pods_were_ready() -> None:
+    world = with_another_target("one", "two")
+    world.export_ends(workers.proven("b"), "two")
+    world.settle()
+    assert world.condition(conditions.READY).status == "True"
+    world.rollout_ends("two")
+    world.settle()
+    assert world.condition(conditions.READY).message.count("serves") == 2
+    world.deployments["minilm-two"]["status"]["availableReplicas"] = 0
+    world.settle()
+    assert world.condition(conditions.READY).status == "False"
+
+
+def test_deployment_of_a_removed_target_is_told_and_its_artifact_referred_to_until_it_goes() -> None:
+    world = with_another_target("two")
+    serving = world.body["status"]["serving"]
+    (told,) = serving["targets"]
+    assert (told["name"], told["readyReplicas"], serving["readyReplicas"]) == ("one", 1, 1)
+    assert ("", f"s3://artifacts/models/{'a' * 64}") in references(world.body)
+    world.export_ends(workers.proven("b"), "two")
+    world.settle()
+    world.rollout_ends("two")
+    world.settle()
+    assert [it.name for it in world.model.status.serving.targets] == ["two"]  # type: ignore[union-attr]
+    assert ("", f"s3://artifacts/models/{'a' * 64}") not in references(world.body)
+
+
+def test_deleted_service_comes_back_although_only_a_removed_target_answers() -> None:
+    world = with_another_target("two")
+    world.service = None
+    world.settle()
+    assert world.service is not None
 
 
 def test_failure_of_one_target_leaves_the_other_alone() -> None:

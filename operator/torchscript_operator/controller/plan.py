@@ -79,9 +79,32 @@ def _orphaned(model: Model, exports: Iterable[ExportPlan], observed: Observed) -
     )
 
 
+def _departing(model: Model, observed: Observed, gone: Iterable[Json]) -> list[RolloutPlan]:
+    """Deployments of targets that are no longer served and that go on until their successors answer.
+
+    While they are in the status, nobody removes the artifacts that they serve.
+    """
+    going = {item["metadata"]["uid"] for item in gone}
+    found = []
+    for known in model.status.serving.targets if model.status.serving else ():
+        live = observed.deployment(known.deployment)
+        if known.name in model.served or live is None or not owned(live, model.uid) or live["metadata"]["uid"] in going:
+            continue
+        status = live.get("status", {})
+        counts = {"replicas": status.get("replicas", 0), "ready_replicas": status.get("readyReplicas", 0)}
+        found.append(
+            RolloutPlan(
+                known.model_copy(update={**counts, "rolling_to": None, "last_failure": None}),
+                answering=status.get("availableReplicas", 0) > 0,
+                message=f"Deployment {known.deployment} serves until what takes its place does.",
+            )
+        )
+    return found
+
+
 def _serving_status(model: Model, settings: Settings, rollouts: list[RolloutPlan]) -> ServingStatus | None:
     targets = tuple(rollout.status for rollout in rollouts if rollout.status is not None)
-    if not model.served:
+    if not (model.served or targets):
         return None
     return ServingStatus(
         url=serving.url(model, settings),
@@ -128,14 +151,16 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
         replace(it, status=history.trimmed(model, it.status, serving_now.get(it.status.name))) for it in exports
     ]
     apply = [rollout.apply for rollout in rollouts if rollout.apply is not None]
-    proven = any(rollout.status is not None for rollout in rollouts)
+    obsolete_now = obsolete(model, rollouts, observed)
+    departing = _departing(model, observed, obsolete_now)
+    proven = any(rollout.status is not None for rollout in (*rollouts, *departing))
     delete = [job for export in exports for job in export.delete]
     delete += _orphaned(model, exports, observed)
     conflict = bool(model.served) and observed.service is not None and foreign(observed.service, model)
-    if proven and not model.spec.suspend and not conflict:
+    if model.served and proven and not model.spec.suspend and not conflict:
         wanted = serving.service(model)
         apply += [wanted] if drifted(observed.service, wanted) else []
-    delete += obsolete(model, rollouts, observed)
+    delete += obsolete_now
     if not model.served and observed.service is not None and not model.spec.suspend:
         delete += [observed.service] if owned(observed.service, model.uid) else []
     by_target = {target.name: rollout for target, rollout in zip(served, rollouts, strict=True)}
@@ -143,7 +168,9 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
     # Deleted before the Deployment loses its mark, applied after the Deployment is there.
     delete = [*scaled.delete, *delete]
     apply += scaled.apply
-    wanted_conditions = summary.conditions_of(model, exports, rollouts, now, service_conflict=conflict)
+    wanted_conditions = summary.conditions_of(
+        model, exports, rollouts, now, departing=departing, service_conflict=conflict
+    )
     if scaled.conflict:
         told = summary.overlay(wanted_conditions, conditions.NAME_CONFLICT, scaled.conflict, model, now)
         wanted_conditions = told
@@ -154,7 +181,7 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
         observed_generation=model.generation,
         conditions=conditions.transition(model.status.conditions, wanted_conditions),
         targets=tuple(export.status for export in exports),
-        serving=_serving_status(model, settings, rollouts),
+        serving=_serving_status(model, settings, [*rollouts, *departing]),
         deletion_policy=deletion.effective(model, settings),
         deletion_policy_message=deletion.retained_because(model, settings),
     )

@@ -109,11 +109,22 @@ def _available(writer: _Writer, model: Model, rollouts: Sequence[RolloutPlan]) -
     writer.say(conditions.AVAILABLE, "False" if short else "True", reason, message)
 
 
+def _counted(
+    model: Model, rollouts: Sequence[RolloutPlan], departing: Sequence[RolloutPlan]
+) -> Sequence[RolloutPlan]:
+    """Deployments that have to answer: all, but in what is Ready already no target that is only about to be served."""
+    ready = any((it.type, it.status) == (conditions.READY, "True") for it in model.status.conditions)
+    if not (ready and any(rollout.answering for rollout in (*rollouts, *departing))):
+        return rollouts
+    return [rollout for rollout in rollouts if rollout.status is not None and rollout.status.active is not None]
+
+
 def _ready(
     writer: _Writer,
     model: Model,
     exports: Sequence[ExportPlan],
     rollouts: Sequence[RolloutPlan],
+    departing: Sequence[RolloutPlan],
     *,
     service_conflict: bool,
 ) -> None:
@@ -124,11 +135,11 @@ def _ready(
         else:
             writer.say(conditions.READY, "False", unproven.reason, unproven.message)
         return
-    silent = next((rollout for rollout in rollouts if not rollout.answering), None)
+    silent = next((rollout for rollout in _counted(model, rollouts, departing) if not rollout.answering), None)
     if service_conflict:
         writer.say(conditions.READY, "False", conditions.NAME_CONFLICT, SERVICE_CONFLICT)
     elif silent is None:
-        message = _joined(rollout.message for rollout in rollouts)
+        message = _joined(rollout.message for rollout in (*rollouts, *departing) if rollout.answering)
         writer.say(conditions.READY, "True", conditions.SERVING, message)
     elif silent.status is None and unproven is not None:
         writer.say(conditions.READY, "False", unproven.reason, unproven.message)
@@ -164,11 +175,12 @@ def conditions_of(
     rollouts: Sequence[RolloutPlan],
     now: datetime,
     *,
+    departing: Sequence[RolloutPlan] = (),
     service_conflict: bool,
 ) -> tuple[Condition, ...]:
-    """All conditions of a pass."""
+    """All conditions of a pass; departing: Deployments of targets that are no longer served and not gone yet."""
     writer = _Writer(model, now)
-    _ready(writer, model, exports, rollouts, service_conflict=service_conflict)
+    _ready(writer, model, exports, rollouts, departing, service_conflict=service_conflict)
     _source(writer, exports)
     _compiled(writer, exports)
     _parity(writer, exports)
