@@ -154,6 +154,16 @@ def test_forgotten_artifact_that_comes_back_is_no_longer_retired() -> None:
     assert [it.uri[-1] for it in world.model.status.retired] == ["b"]
 
 
+def test_retired_artifacts_are_remembered_while_the_operator_knows_no_store() -> None:
+    world = made("a", "b", revisionHistoryLimit=0)
+    before = world.model.status.retired
+    world.settings = SETTINGS.model_copy(update={"artifact_store": None})
+    del world.body["spec"]["artifact"]
+    world.settle()
+    assert before != ()
+    assert world.model.status.retired == before
+
+
 def test_nothing_is_retired_where_artifacts_stay() -> None:
     world = made("a", "b", "c", revisionHistoryLimit=0, artifact={**STORE, "deletionPolicy": "Retain"})
     assert world.model.status.retired == ()

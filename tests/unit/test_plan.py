@@ -1,5 +1,6 @@
 """A model's children as a whole: several targets, suspension, strangers, healing."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torchscript_operator.api import conditions
 from torchscript_operator.artifact.failures import FailureReason
 from torchscript_operator.artifact.request import EXPORT_VARIABLE, ExportRequest
 from torchscript_operator.controller.deletion import references
-from torchscript_operator.controller.model import ATTEMPT_LABEL, MODEL_LABEL, TARGET_LABEL
+from torchscript_operator.controller.model import ATTEMPT_LABEL, MODEL_LABEL, ROLLBACK_ANNOTATION, TARGET_LABEL
 from torchscript_operator.controller.observed import Observed
 from torchscript_operator.controller.plan import obsolete
 from torchscript_operator.controller.rollout_plan import RolloutPlan
@@ -287,6 +288,75 @@ def test_source_that_asks_for_more_trust_than_the_settings_give_is_not_exported(
     assert world.condition(conditions.READY).reason == conditions.NOT_TRUSTED
     assert "RemoteCode" in world.condition(conditions.READY).message
     assert world.created == []
+
+
+def without_store() -> World:
+    """A model whose operator no longer knows a store."""
+    world = World(spec(serving={"replicas": 2}))
+    world.serves()
+    world.settings = SETTINGS.model_copy(update={"artifact_store": None})
+    world.settle()
+    return world
+
+
+def without_trust() -> World:
+    """A model that its operator no longer trusts."""
+    world = World(spec(source=TRUST), settings=SETTINGS.model_copy(update={"trust": ("RemoteCode",)}))
+    world.serves()
+    world.settings = SETTINGS
+    world.settle()
+    return world
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"), [(without_store, conditions.NO_ARTIFACT_STORE), (without_trust, conditions.NOT_TRUSTED)]
+)
+def test_model_that_can_export_no_more_still_serves_and_heals(make: Callable[[], World], reason: str) -> None:
+    world = make()
+    assert (world.condition(conditions.READY).status, world.condition(conditions.STALLED).reason) == ("True", reason)
+    assert world.model.status.serving is not None
+    world.deployments.clear()
+    world.settle()
+    assert set(world.deployments) == {"minilm-cpu"}
+    assert world.condition(conditions.READY).status == "False"
+    world.rollout_ends()
+    world.settle()
+    assert (world.condition(conditions.READY).status, world.condition(conditions.STALLED).reason) == ("True", reason)
+
+
+@pytest.mark.parametrize("make", [without_store, without_trust])
+def test_model_that_can_export_no_more_stays_at_what_it_was_rolled_back_to(make: Callable[[], World]) -> None:
+    world = make()
+    before = world.settings
+    world.settings = SETTINGS.model_copy(update={"trust": ("RemoteCode",)})
+    world.edit(inputs={"shapes": [{"batch": 2, "sequence": 16}]})
+    world.serves("b")
+    world.body["metadata"]["annotations"][ROLLBACK_ANNOTATION] = "a" * 10
+    world.settle()
+    world.rollout_ends()
+    world.settle()
+    world.settings = before
+    planned = world.settle()
+    assert world.rolled() == workers.digest_of("a")
+    assert planned.apply == ()
+    world.settings = SETTINGS.model_copy(update={"trust": ("RemoteCode",)})
+    world.settle()
+    assert world.rolled() == workers.digest_of("a")
+
+
+def test_model_that_can_export_no_more_is_rolled_back_once_it_can() -> None:
+    world = World()
+    world.serves()
+    world.edit(source={"s3": {"uri": "s3://models/b"}})
+    world.serves("b")
+    world.settings = SETTINGS.model_copy(update={"artifact_store": None})
+    world.body["metadata"]["annotations"][ROLLBACK_ANNOTATION] = "a" * 10
+    world.settle()
+    assert world.condition(conditions.STALLED).reason == conditions.NO_ARTIFACT_STORE
+    assert world.rolled() == workers.digest_of("b")
+    world.settings = SETTINGS
+    world.settle()
+    assert world.rolled() == workers.digest_of("a")
 
 
 @pytest.mark.parametrize(

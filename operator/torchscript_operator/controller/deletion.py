@@ -116,6 +116,9 @@ def _unproven(status: TorchScriptModelStatus) -> list[ArtifactStatus]:
 
 def retired(model: Model, settings: Settings, status: TorchScriptModelStatus) -> tuple[ArtifactStatus, ...]:
     """Artifacts, proven or not, that a model has had and its new status no longer names; none where they all stay."""
+    if (model.spec.artifact or settings.artifact_store) is None:
+        # Until somebody says again where artifacts lie and whether they stay.
+        return model.status.retired
     if effective(model, settings) != "Delete":
         return ()
     named = {(it.uri, it.store.claim_name) for it in (*_named(status), *_unproven(status))}

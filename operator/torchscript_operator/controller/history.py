@@ -107,6 +107,14 @@ def asked(model: Model, target: Target, settings: Settings) -> str:
     return wanted.model_copy(update={"worker_image": target.job.image or ""}).digest()
 
 
+def _asked(model: Model, target: Target, settings: Settings) -> str | None:
+    """The same; None where nothing can be exported, and what is asked for is not known."""
+    try:
+        return asked(model, target, settings)
+    except (jobs.NoArtifactStoreError, jobs.NotTrustedError):
+        return None
+
+
 def pins(model: Model, statuses: Mapping[str, TargetStatus], settings: Settings) -> tuple[dict[str, Pin], str | None]:
     """What the annotation means for each served target, and what is wrong with it.
 
@@ -117,13 +125,17 @@ def pins(model: Model, statuses: Mapping[str, TargetStatus], settings: Settings)
     if not wanted:
         return {}, None
     found: dict[str, Pin] = {}
-    problems = []
+    problems, waits = [], False
     for target in model.spec.targets:
         status, serving = statuses[target.name], _serving(model, target.name)
         if target.name not in model.served or status.artifact is None:
             continue
         before = serving.pinned if serving and serving.pinned and serving.pinned.to == wanted else None
-        request = asked(model, target, settings)
+        request = _asked(model, target, settings) or (before.request if before else None)
+        if request is None:
+            # Another spec could not be told from this one later: the annotation waits.
+            waits = True
+            continue
         if before and (before.ended or (before.request != request and status.state == "Proven")):
             found[target.name] = Pin(before.model_copy(update={"ended": True}), None)
             continue
@@ -135,7 +147,7 @@ def pins(model: Model, statuses: Mapping[str, TargetStatus], settings: Settings)
         elif fitting:
             problems.append(f"{wanted} fits several artifacts of target {target.name}: {', '.join(fitting)}.")
     known = [item.artifact.digest for status in statuses.values() for item in candidates(model, status)]
-    if not found and not problems and known:
+    if not (found or problems or waits) and known:
         problems.append(f"No artifact fits {wanted}; status.targets[].history has {', '.join(dict.fromkeys(known))}.")
     problem = f"The annotation {ROLLBACK_ANNOTATION} cannot be followed: {' '.join(problems)}" if problems else None
     return found, problem

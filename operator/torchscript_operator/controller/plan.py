@@ -115,27 +115,33 @@ def _serving_status(model: Model, settings: Settings, rollouts: list[RolloutPlan
     )
 
 
-def _carried(model: Model) -> tuple[TargetStatus, ...]:
-    """Target statuses as they were, for a pass that cannot look at targets."""
-    return model.status.targets
-
-
-def plan(model: Model, settings: Settings, observed: Observed, now: datetime) -> Plan:
-    """Decide one pass."""
-    model = recovery.mark(model, observed)
+def _exports(model: Model, settings: Settings, observed: Observed, now: datetime) -> list[ExportPlan]:
+    """The next step of each target; where nothing can be exported, what is proven is served as before."""
     try:
         exports = [export_plan.plan(model, target, settings, observed, now) for target in model.spec.targets]
     except jobs.NoArtifactStoreError:
         message = "Neither spec.artifact nor the operator's artifactStore setting names a store. Set one of them."
-        return stalled(model, conditions.NO_ARTIFACT_STORE, message, now)
+        return _unable(model, conditions.NO_ARTIFACT_STORE, message)
     except jobs.NotTrustedError as error:
         message = (
             f"spec.source.trust asks for {error}, which the operator's setting trust does not allow: it can run code "
             "of the model's author. Remove it, take a model without, or have whoever runs the operator allow it."
         )
-        return stalled(model, conditions.NOT_TRUSTED, message, now)
+        return _unable(model, conditions.NOT_TRUSTED, message)
     if len(exports) > 1:
         exports = [replace(export, message=f"{export.status.name}: {export.message}") for export in exports]
+    return exports
+
+
+def _unable(model: Model, reason: str, message: str) -> list[ExportPlan]:
+    known = (model.target_status(target.name) for target in model.spec.targets)
+    return [ExportPlan(it.model_copy(update={"state": "Failed"}), reason=reason, message=message) for it in known]
+
+
+def plan(model: Model, settings: Settings, observed: Observed, now: datetime) -> Plan:
+    """Decide one pass."""
+    model = recovery.mark(model, observed)
+    exports = _exports(model, settings, observed, now)
     exports = [replace(export, status=history.carry(model, export.status, observed, now)) for export in exports]
     by_name = {export.status.name: export.status for export in exports}
     pins, unfollowed = history.pins(model, by_name, settings)
@@ -206,7 +212,6 @@ def stalled(model: Model, reason: str, message: str, now: datetime) -> Plan:
         update={
             "observed_generation": model.generation,
             "conditions": conditions.transition(model.status.conditions, wanted),
-            "targets": _carried(model),
         }
     )
     return Plan(status=status)

@@ -44,10 +44,8 @@ def _joined(parts: Iterable[str]) -> str:
 
 def _source(writer: _Writer, exports: Sequence[ExportPlan]) -> None:
     for export in exports:
-        failure = export.status.last_failure
-        reason = failure.reason if failure else (export.trouble.reason if export.trouble else "")
-        if is_source_failure(reason):
-            writer.say(conditions.SOURCE_RESOLVED, "False", reason, export.message)
+        if is_source_failure(export.reason):
+            writer.say(conditions.SOURCE_RESOLVED, "False", export.reason, export.message)
             return
     for export in exports:
         if export.compiled:
