@@ -280,6 +280,24 @@ def companions_change(world: World) -> None:
         body["metadata"]["generation"] += 1
 
 
+def stranger(kind: str, name: str) -> Act:
+    """Somebody else's object, which does not bear our label."""
+
+    def apply(world: World) -> None:
+        metadata = {"name": name, "namespace": KEY.namespace, "uid": "stranger", "generation": 1}
+        body: Json = {"kind": kind, "metadata": metadata, "spec": {}, "status": {}}
+        if kind == "Service":
+            world.service = body
+        else:
+            world.deployments[name] = body
+
+    return apply
+
+
+def stranger_goes(world: World) -> None:
+    world._delete({"metadata": {"uid": "stranger"}})
+
+
 # The model.
 
 
@@ -377,6 +395,11 @@ HANDS: dict[str, Act] = {
     "companions are deleted": companions_go,
     "companions are changed": companions_change,
 }
+STRANGERS: dict[str, Act] = {
+    "a stranger has the Service's name": stranger("Service", KEY.name),
+    "a stranger has the Deployment's name": stranger("Deployment", f"{KEY.name}-cpu"),
+    "the stranger goes": stranger_goes,
+}
 PEOPLE: dict[str, Act] = {
     **{f"source {letter}": edit(source={"s3": {"uri": f"s3://models/{letter}"}}) for letter in "ab"},
     "one replica": edit(serving={"replicas": 1}),
@@ -435,6 +458,6 @@ def _on_world(act: Act) -> Callable[[Race], None]:
 
 
 ACTIONS: dict[str, Callable[[Race], None]] = {
-    **{name: _on_world(act) for name, act in {**JOBS, **ROLLOUTS, **HANDS, **PEOPLE}.items()},
+    **{name: _on_world(act) for name, act in {**JOBS, **ROLLOUTS, **HANDS, **STRANGERS, **PEOPLE}.items()},
     **NETWORK,
 }

@@ -134,6 +134,19 @@ KNOWN: dict[str, Schedule] = {
         [Step(IDLE, 3, "a Deployment is paused or goes on"), Step(IDLE, 15, "a Deployment is noticed")],
         [0],
     ),
+    **{
+        f"a stranger's {kind} goes that had a child's name": (
+            "exporting",
+            [
+                Step(IDLE, 3, f"a stranger has the {kind}'s name"),
+                Step(IDLE, 3, "a Job ends well"),
+                *more,
+                Step(IDLE, 25, "the stranger goes"),
+            ],
+            [0],
+        )
+        for kind, more in (("Service", [Step(IDLE, 3, "a Deployment is rolled out")]), ("Deployment", []))
+    },
 }
 """Wake-ups that were lost once."""
 

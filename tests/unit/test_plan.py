@@ -13,7 +13,7 @@ from torchscript_operator.artifact.request import EXPORT_VARIABLE, ExportRequest
 from torchscript_operator.controller.deletion import references
 from torchscript_operator.controller.model import ATTEMPT_LABEL, MODEL_LABEL, ROLLBACK_ANNOTATION, TARGET_LABEL
 from torchscript_operator.controller.observed import Observed
-from torchscript_operator.controller.plan import obsolete
+from torchscript_operator.controller.plan import REJECTED_SECONDS, obsolete
 from torchscript_operator.controller.rollout_plan import RolloutPlan
 
 
@@ -407,6 +407,25 @@ def test_deployment_of_another_owner_is_left_alone_and_told() -> None:
     world.settle()
     assert world.deployments["minilm-cpu"] is stranger
     assert world.condition(conditions.AVAILABLE).reason == conditions.NAME_CONFLICT
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Service", "HorizontalPodAutoscaler"])
+def test_name_that_is_somebody_elses_is_looked_at_again_since_its_end_is_told_by_nothing(kind: str) -> None:
+    world = World(spec(serving={"autoscaling": {"maxReplicas": 3}}))
+    world.settle()
+    world.export_ends(workers.proven("a"))
+    name = "minilm" if kind == "Service" else "minilm-cpu"
+    stranger = {"kind": kind, "metadata": {"name": name, "uid": "other"}, "spec": {}}
+    if kind == "Deployment":
+        world.deployments[name] = stranger
+    elif kind == "Service":
+        world.service = stranger
+    else:
+        world.companions[kind, name] = stranger
+    world.settle()
+    if kind != "Deployment":
+        world.rollout_ends()
+    assert world.settle().requeue_seconds == REJECTED_SECONDS
 
 
 def test_orphaned_deployment_of_this_model_is_taken_back() -> None:

@@ -33,7 +33,8 @@ from torchscript_operator.controller.rollout_plan import RolloutPlan
 from torchscript_operator.controller.settings import Settings
 
 REJECTED_SECONDS = 60.0
-"""Time to another try after the API server refused a child."""
+"""Time to another try after the API server refused a child, or while a child's name is another object's: an event of an
+object that does not bear our label is not heard."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,8 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
     status = status.model_copy(update={"retired": deletion.retired(model, settings, status)})
     steps: list[ExportPlan | RolloutPlan] = [*exports, *rollouts]
     requeues = [step.requeue_seconds for step in steps if step.requeue_seconds is not None]
+    if conflict or scaled.conflict or any(rollout.reason == conditions.NAME_CONFLICT for rollout in rollouts):
+        requeues.append(REJECTED_SECONDS)
     return Plan(
         status=status,
         create=tuple(export.create for export in exports if export.create is not None),
