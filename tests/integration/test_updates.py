@@ -150,13 +150,15 @@ def test_hand_edited_deployment_is_put_right(models: Models) -> None:
     edited = models.api("GET", deployment_path(models))
     container(edited)["image"] = "evil:1"
     edited["spec"]["replicas"] = 7
+    edited["spec"]["paused"] = True
     del edited["metadata"]["labels"]["app.kubernetes.io/managed-by"]
     models.api("PUT", deployment_path(models), edited)
 
     def right() -> bool:
         found = models.api("GET", deployment_path(models))
         labelled = found["metadata"]["labels"].get("app.kubernetes.io/managed-by") == "torchscript-operator"
-        return container(found)["image"] == "worker:test" and found["spec"]["replicas"] == 1 and labelled
+        spec = found["spec"]
+        return container(found)["image"] == "worker:test" and spec["replicas"] == 1 and "paused" not in spec and labelled
 
     eventually(right, "the Deployment as it was")
 

@@ -30,6 +30,7 @@ def deployment() -> Any:
         ([{"name": "injected"}, {"name": "ours", "more": 1}], [{"name": "ours"}]),
         ([{"mountPath": "/b", "name": "v"}, {"mountPath": "/a", "name": "v"}], [{"mountPath": "/a", "name": "v"}]),
         ([{"uid": "1", "name": "x"}, {"uid": "2", "name": "x"}], [{"uid": "2", "name": "x"}]),
+        ({}, {"paused": False}),
         ({"selector": {"matchLabels": {"a": "1"}}}, {"selector": {"matchLabels": {"a": "1"}, "matchExpressions": []}}),
     ],
 )
@@ -44,6 +45,8 @@ def test_live_value_contains_what_is_wanted(live: Any, wanted: Any) -> None:
         ({}, {"a": 1}),
         ({}, {"automount": False}),
         ({}, {"replicas": 0}),
+        ({}, {"paused": True}),
+        ({"paused": True}, {"paused": False}),
         ({"a": "0.5"}, {"a": "500m"}),
         ([1, 2], [1]),
         ([{"key": "a"}, {"key": "b"}], [{"key": "a"}]),

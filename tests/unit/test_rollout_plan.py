@@ -228,6 +228,23 @@ def test_model_of_no_replicas_is_ready() -> None:
     assert world.condition(conditions.READY).status == "True"
 
 
+def test_paused_deployment_goes_on() -> None:
+    world = World()
+    world.serves()
+    world.deployments["minilm-cpu"]["spec"]["paused"] = True
+    world.settle()
+    assert not world.deployments["minilm-cpu"]["spec"]["paused"]
+
+
+def test_paused_deployment_of_a_suspended_model_stays_paused() -> None:
+    world = World()
+    world.serves()
+    world.edit(suspend=True)
+    world.deployments["minilm-cpu"]["spec"]["paused"] = True
+    world.settle()
+    assert world.deployments["minilm-cpu"]["spec"]["paused"]
+
+
 def test_scaling_keeps_the_artifact() -> None:
     world = World()
     world.serves()

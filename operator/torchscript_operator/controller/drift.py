@@ -19,6 +19,8 @@ QUANTITIES = frozenset({"requests", "limits", "target"})
 WHOLE = frozenset({"selector", "labelSelector", "matchLabels", "nodeSelector", "secretKeyRef", "configMapKeyRef"})
 """Maps that belong to one manager as a whole (mapType or structType atomic in Kubernetes' API): a key more is a change,
 such as one that leaves a Service without pods."""
+LEFT_OUT = frozenset({"paused"})
+"""Fields of our children that the API server leaves out where they are false."""
 MERGE_KEYS = ("mountPath", "uid", "name", "topologyKey")
 """Fields by which the API server tells the items of a list apart, the first that all items have."""
 
@@ -53,7 +55,7 @@ def contains(live: Any, wanted: Any, *, quantities: bool = False) -> bool:
         return wanted is None or wanted in ("", {}, [])
     if isinstance(wanted, dict):
         return isinstance(live, dict) and all(
-            contains(live.get(key), value, quantities=key in QUANTITIES or quantities)
+            contains(live.get(key, False if key in LEFT_OUT else None), value, quantities=key in QUANTITIES or quantities)
             and not (key in WHOLE and _has_more(live.get(key), value))
             for key, value in wanted.items()
         )

@@ -128,7 +128,7 @@ def _misplaced(
 
 def rollout_name(export: TargetStatus, body: Json) -> str:
     """Name one try to roll an artifact out: another attempt or another pod template makes another try."""
-    spec = {key: value for key, value in body["spec"].items() if key != "replicas"}
+    spec = {key: value for key, value in body["spec"].items() if key not in {"replicas", "paused"}}
     return digest.of_value([export.attempt, spec])[: jobs.ATTEMPT_DIGITS]
 
 

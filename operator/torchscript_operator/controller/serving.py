@@ -110,6 +110,8 @@ def deployment(
             # The old pods stay until new ones have replayed the golden inputs.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "progressDeadlineSeconds": serving.progress_deadline_seconds,
+            # Of one that somebody has paused no rollout would ever end, well or badly; spec.suspend is the way.
+            "paused": False,
             "revisionHistoryLimit": 2,
             "template": {
                 "metadata": {"labels": labels, "annotations": {DIGEST_ANNOTATION: served.artifact.digest}},
