@@ -324,6 +324,29 @@ def test_store_is_reached_with_the_newest_credentials() -> None:
     assert secrets == {"new"}
 
 
+def test_artifact_whose_report_the_status_does_not_hold_yet_is_removed_too() -> None:
+    world = made("a")
+    world.edit(source={"s3": {"uri": "s3://models/b"}})
+    world.settle()
+    world.export_ends(workers.proven("b"))
+    assert letters(carried_out(world)) == "ab"
+
+
+def test_first_artifact_whose_report_the_status_does_not_hold_yet_is_removed() -> None:
+    world = made()
+    world.settle()
+    world.export_ends(workers.proven("a"))
+    assert letters(carried_out(world)) == "a"
+
+
+def test_model_that_is_no_longer_trusted_takes_its_artifacts_along() -> None:
+    source = {"huggingFace": {"repository": "owner/name"}, "trust": ["RemoteCode"]}
+    world = World(spec(artifact=STORE, source=source), SETTINGS.model_copy(update={"trust": ("RemoteCode",)}))
+    world.serves("a")
+    world.settings = SETTINGS
+    assert letters(carried_out(world)) == "a"
+
+
 def test_running_export_is_stopped_and_awaited_first() -> None:
     world = made("a")
     world.edit(source={"s3": {"uri": "s3://models/b"}})

@@ -1,18 +1,19 @@
 """What happens to artifacts when a model is deleted that asks for their removal. All pure.
 
-A Job removes what the model's status names and no other model's status does. The Job has no owner: a model that is
-deleted in the foreground would otherwise take it along before it is done. Whatever happens, the model goes in the end:
-a Job that fails for good, or that cannot be created, leaves artifacts behind and an Event that says which.
+A Job removes what the model's status names, or what an ended Job has reported since, and no other model's status names.
+The Job has no owner: a model that is deleted in the foreground would otherwise take it along before it is done. Whatever
+happens, the model goes in the end: a Job that fails for good, or that cannot be created, leaves artifacts behind and an
+Event that says which.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
 from torchscript_operator.api.v1alpha1.status import ArtifactStatus, StoreStatus, TorchScriptModelStatus
 from torchscript_operator.artifact import digest, request
-from torchscript_operator.controller import diagnose, jobs, pods
+from torchscript_operator.controller import diagnose, export_plan, jobs, pods
 from torchscript_operator.controller.model import COMPONENT_LABEL, EXPORT, FINALIZER, REMOVE, Json, Model
 from torchscript_operator.controller.observed import Observed, condition, ended, is_true, label, owned
 from torchscript_operator.controller.settings import Settings
@@ -209,11 +210,22 @@ def overdue(deleted: str, now: datetime) -> bool:
     return diagnose.seconds_since(deleted, now) > GIVE_UP_SECONDS
 
 
+def _taken_in(model: Model, settings: Settings, observed: Observed, now: datetime) -> Model:
+    """A model with what its Jobs have reported and its status does not hold yet."""
+    try:
+        told = [export_plan.plan(model, target, settings, observed, now).status for target in model.spec.targets]
+    except jobs.NotTrustedError:
+        return model
+    return replace(model, status=model.status.model_copy(update={"targets": (*model.status.targets, *told)}))
+
+
 def plan(
     model: Model, settings: Settings, observed: Observed, others: Iterable[Json] | None, deleted: str, now: datetime
 ) -> Departure:
     """Decide the next step; `others` are all other models that are there to stay, None when not looked for yet."""
-    wanted = keys(model, settings) if effective(model, settings) == "Delete" else {}
+    if effective(model, settings) != "Delete":
+        return Departure(release=True)
+    wanted = keys(_taken_in(model, settings, observed, now), settings)
     if not wanted:
         return Departure(release=True)
     if overdue(deleted, now):
