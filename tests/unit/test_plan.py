@@ -409,6 +409,50 @@ def test_deployment_of_another_owner_is_left_alone_and_told() -> None:
     assert world.condition(conditions.AVAILABLE).reason == conditions.NAME_CONFLICT
 
 
+def left_behind(world: World, kind: str) -> None:
+    """A child of a model of the same name, which is deleted; the garbage collector has not come to it yet."""
+    child = world.service if kind == "Service" else world.deployments.get("minilm-cpu")
+    child = world.companions[kind, "minilm-cpu"] if kind == "HorizontalPodAutoscaler" else child
+    assert child is not None
+    child["metadata"]["ownerReferences"][0]["uid"] = "a-deleted-model"
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Service", "HorizontalPodAutoscaler"])
+def test_what_a_deleted_model_of_the_same_name_left_behind_is_waited_for_and_no_stall(kind: str) -> None:
+    world = World(spec(serving={"autoscaling": {"maxReplicas": 3}}))
+    world.serves()
+    left_behind(world, kind)
+    world.body["status"] = {}
+    planned = world.settle()
+    assert world.condition(conditions.STALLED).status == "False"
+    assert (planned.apply, planned.delete) == ((), ())
+    if kind != "HorizontalPodAutoscaler":
+        assert world.condition(conditions.RECONCILING).status == "True"
+        assert world.condition(conditions.READY).reason == conditions.NAME_CONFLICT
+        assert planned.requeue_seconds == REJECTED_SECONDS
+    world.deployments.pop("minilm-cpu") if kind == "Deployment" else None
+    world.service = None if kind == "Service" else world.service
+    world.companions.clear() if kind == "HorizontalPodAutoscaler" else None
+    world.settle()
+    world.rollout_ends()
+    world.settle()
+    assert world.condition(conditions.READY).status == "True"
+    assert world.service is not None
+
+
+def test_service_that_a_deleted_model_left_behind_is_no_news_while_the_export_runs() -> None:
+    world = World()
+    world.serves()
+    left_behind(world, "Service")
+    world.jobs.clear()
+    world.pods.clear()
+    world.deployments.clear()
+    world.body["status"] = {}
+    world.settle()
+    assert world.condition(conditions.READY).reason == conditions.EXPORTING
+    assert world.condition(conditions.STALLED).status == "False"
+
+
 @pytest.mark.parametrize("kind", ["Deployment", "Service", "HorizontalPodAutoscaler"])
 def test_name_that_is_somebody_elses_is_looked_at_again_since_its_end_is_told_by_nothing(kind: str) -> None:
     world = World(spec(serving={"autoscaling": {"maxReplicas": 3}}))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from torchscript_operator.api.v1alpha1 import KIND
 from torchscript_operator.controller.model import (
     COMPONENT_LABEL,
     DIGEST_ANNOTATION,
@@ -33,6 +34,13 @@ def foreign(item: Json, model: Model) -> bool:
         return False
     controlled = any(owner.get("controller") for owner in item["metadata"].get("ownerReferences", []))
     return controlled or label(item, MODEL_LABEL) != model.name
+
+
+def left_behind(item: Json, model: Model) -> bool:
+    """Whether an object is that of a model of the same name, which is deleted: the garbage collector takes it."""
+    owners = item["metadata"].get("ownerReferences", [])
+    named = {"kind": KIND, "name": model.name, "controller": True}
+    return not owned(item, model.uid) and any(named.items() <= owner.items() for owner in owners)
 
 
 def condition(item: Json, kind: str) -> Json | None:

@@ -28,7 +28,7 @@ from torchscript_operator.controller import (
 from torchscript_operator.controller.drift import drifted
 from torchscript_operator.controller.export_plan import ExportPlan
 from torchscript_operator.controller.model import TARGET_LABEL, Json, Model
-from torchscript_operator.controller.observed import Observed, ended, foreign, label, owned
+from torchscript_operator.controller.observed import Observed, ended, foreign, label, left_behind, owned
 from torchscript_operator.controller.rollout_plan import RolloutPlan
 from torchscript_operator.controller.settings import Settings
 
@@ -103,6 +103,13 @@ def _departing(model: Model, observed: Observed, gone: Iterable[Json]) -> list[R
     return found
 
 
+def _service_conflict(model: Model, observed: Observed) -> str | None:
+    """What is wrong with the Service that bears the model's name."""
+    if not model.served or observed.service is None or not foreign(observed.service, model):
+        return None
+    return summary.SERVICE_LEFT_BEHIND if left_behind(observed.service, model) else summary.SERVICE_CONFLICT
+
+
 def _serving_status(model: Model, settings: Settings, rollouts: list[RolloutPlan]) -> ServingStatus | None:
     targets = tuple(rollout.status for rollout in rollouts if rollout.status is not None)
     if not (model.served or targets):
@@ -163,7 +170,7 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
     proven = any(rollout.status is not None for rollout in (*rollouts, *departing))
     delete = [job for export in exports for job in export.delete]
     delete += _orphaned(model, exports, observed)
-    conflict = bool(model.served) and observed.service is not None and foreign(observed.service, model)
+    conflict = _service_conflict(model, observed)
     if model.served and proven and not model.spec.suspend and not conflict:
         wanted = serving.service(model)
         apply += [wanted] if drifted(observed.service, wanted) else []

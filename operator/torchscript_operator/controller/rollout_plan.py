@@ -19,6 +19,7 @@ from torchscript_operator.controller.observed import (
     condition,
     foreign,
     is_true,
+    left_behind,
     past_deadline,
     rolled_digest,
     settled,
@@ -163,8 +164,11 @@ def plan(
     if (finding := placement.serving(model, target, settings).problem(target)) is not None:
         return _misplaced(known, finding, live, export, now)
     if live is not None and foreign(live, model):
+        goes = left_behind(live, model)
         message = f"Deployment {known.deployment} belongs to another object; rename the model or delete it."
-        return RolloutPlan(known, reason=conditions.NAME_CONFLICT, message=message, busy=False, stuck=True)
+        if goes:
+            message = f"Deployment {known.deployment} belongs to a deleted model of this name; it is about to go."
+        return RolloutPlan(known, reason=conditions.NAME_CONFLICT, message=message, busy=goes, stuck=not goes)
     running = rolled_digest(live) if live else None
     trouble = (_trouble(target.name, running, observed) if running else None) or (_refused(live) if live else None)
     silent = trouble is None

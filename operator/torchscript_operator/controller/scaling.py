@@ -7,7 +7,7 @@ from torchscript_operator.api.v1alpha1.serving import Autoscaling
 from torchscript_operator.controller import replicas
 from torchscript_operator.controller.drift import drifted
 from torchscript_operator.controller.model import SCALING_ANNOTATION, SERVING, TARGET_LABEL, Json, Model
-from torchscript_operator.controller.observed import Observed, foreign, owned
+from torchscript_operator.controller.observed import Observed, foreign, left_behind, owned
 from torchscript_operator.controller.rollout_plan import RolloutPlan
 from torchscript_operator.controller.serving import deployment_name, sealed, selector
 
@@ -119,6 +119,8 @@ def plan(model: Model, rollouts: Mapping[str, RolloutPlan], observed: Observed, 
                 continue
             name = body["metadata"]["name"]
             live = by_name.get(name)
+            if live is not None and left_behind(live, model):
+                continue
             if live is not None and foreign(live, model):
                 conflict = f"{body['kind']} {name} belongs to another object; delete it or rename the model."
             elif drifted(live, body):

@@ -14,6 +14,7 @@ from torchscript_operator.controller.rollout_plan import RolloutPlan
 Status = Literal["True", "False", "Unknown"]
 MOVING = {"Exporting": conditions.EXPORTING, "Verifying": conditions.VERIFYING}
 """States of a target that a Job works on, and what that is called."""
+SERVICE_LEFT_BEHIND = "The Service of a deleted model of this name is in the way; it is about to go."
 SERVICE_CONFLICT = "A Service of the model's name belongs to another object; rename the model or delete the Service."
 
 
@@ -124,7 +125,7 @@ def _ready(
     rollouts: Sequence[RolloutPlan],
     departing: Sequence[RolloutPlan],
     *,
-    service_conflict: bool,
+    service_conflict: str | None,
 ) -> None:
     unproven = next((export for export in exports if export.status.state != "Proven"), None)
     if not model.served:
@@ -134,8 +135,8 @@ def _ready(
             writer.say(conditions.READY, "False", unproven.reason, unproven.message)
         return
     silent = next((rollout for rollout in _counted(model, rollouts, departing) if not rollout.answering), None)
-    if service_conflict:
-        writer.say(conditions.READY, "False", conditions.NAME_CONFLICT, SERVICE_CONFLICT)
+    if service_conflict and (silent is None or service_conflict != SERVICE_LEFT_BEHIND):
+        writer.say(conditions.READY, "False", conditions.NAME_CONFLICT, service_conflict)
     elif silent is None:
         message = _joined(rollout.message for rollout in (*rollouts, *departing) if rollout.answering)
         writer.say(conditions.READY, "True", conditions.SERVING, message)
@@ -146,15 +147,17 @@ def _ready(
 
 
 def _progress(
-    writer: _Writer, exports: Sequence[ExportPlan], rollouts: Sequence[RolloutPlan], *, service_conflict: bool
+    writer: _Writer, exports: Sequence[ExportPlan], rollouts: Sequence[RolloutPlan], *, service_conflict: str | None
 ) -> None:
     """kstatus: Reconciling while something is under way, Stalled when only a person can help."""
     moving = [export.message for export in exports if export.status.state in MOVING]
     moving += [rollout.message for rollout in rollouts if rollout.busy]
     stuck = [(export.reason, export.message) for export in exports if export.status.state == "Failed"]
     stuck += [(rollout.reason, rollout.message) for rollout in rollouts if rollout.stuck]
-    if service_conflict:
-        stuck.append((conditions.NAME_CONFLICT, SERVICE_CONFLICT))
+    if service_conflict == SERVICE_LEFT_BEHIND:
+        moving.append(service_conflict)
+    elif service_conflict:
+        stuck.append((conditions.NAME_CONFLICT, service_conflict))
     if moving and not stuck:
         states = [export.status.state for export in exports]
         reason = next((MOVING[state] for state in MOVING if state in states), conditions.ROLLING_OUT)
@@ -174,7 +177,7 @@ def conditions_of(
     now: datetime,
     *,
     departing: Sequence[RolloutPlan] = (),
-    service_conflict: bool,
+    service_conflict: str | None,
 ) -> tuple[Condition, ...]:
     """All conditions of a pass; departing: Deployments of targets that are no longer served and not gone yet."""
     writer = _Writer(model, now)
