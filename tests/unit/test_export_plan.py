@@ -168,6 +168,20 @@ def test_other_job_resources_do_not_repeat_what_is_proven() -> None:
     assert world.target().state == "Proven"
 
 
+def test_retry_annotation_that_has_been_followed_makes_no_export_of_what_else_changes() -> None:
+    world = World()
+    world.serves("a")
+    world.retry("1")
+    world.serves("a")
+    before = list(world.created)
+    world.edit(targets=[{"name": "cpu", "job": {"resources": {"limits": {"memory": "8Gi"}}}}])
+    world.settle()
+    assert world.created == before
+    world.retry("2")
+    world.settle()
+    assert len(world.created) == len(before) + 1
+
+
 def test_retry_annotation_exports_a_proven_model_again() -> None:
     world = World()
     world.serves()

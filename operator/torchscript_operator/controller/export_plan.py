@@ -290,7 +290,8 @@ class _Target:
 
 def _still_proven(model: Model, known: TargetStatus, attempt: str, identity: str) -> bool:
     lost = known.lost is not None and known.artifact is not None and known.lost.digest == known.artifact.digest
-    return known.attempt == attempt or (known.request == identity and not model.retry and not lost)
+    followed = model.retry in {"", known.retry}
+    return known.attempt == attempt or (known.request == identity and followed and not lost)
 
 
 def _incompatible(known: TargetStatus, finding: Finding, now: datetime) -> ExportPlan:

@@ -54,6 +54,7 @@ def proven(
         job=job,
         attempt=attempt,
         request=jobs.identity(model, settings, wanted),
+        retry=model.retry or None,
         key=outcome.key,
         artifact=ArtifactStatus(
             uri=outcome.artifact.uri,

@@ -162,6 +162,8 @@ class TargetStatus(StatusModel):
     """The attempt that made the artifact below."""
     request: str | None = None
     """Digest of the request that made it and of its volumes: unchanged, the present spec asks for the same."""
+    retry: str | None = None
+    """The value that the annotation torchscript.dev/retry had then: unchanged, it has been followed."""
     key: str | None = None
     """Content address of the artifact."""
     artifact: ArtifactStatus | None = None
