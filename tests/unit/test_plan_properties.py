@@ -7,8 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit import workers
+from tests.unit.test_neuron_plan import compiled
 from tests.unit.world import World, spec, targets
 from torchscript_operator.api import conditions
+from torchscript_operator.controller.export_plan import stamp
 from torchscript_operator.controller.observed import ended
 
 Action = Callable[[World], None]
@@ -39,7 +41,15 @@ def on_running(act: Callable[[World, str], None], name: str) -> Action:
 
 
 def export_ends(world: World, name: str) -> None:
-    world.export_ends(workers.proven(letter_of(world)), name)
+    (target,) = [target for target in world.model.spec.targets if target.name == name]
+    compiles = target.verify is not None and "-export-" in world.running(name)["metadata"]["name"]
+    world.export_ends(compiled(letter_of(world)) if compiles else workers.proven(letter_of(world)), name)
+
+
+def export_is_killed(world: World, name: str) -> None:
+    job = world.running(name)
+    world.pod_of(job, workers.pod_status("export", workers.terminated(137, reason="OOMKilled")))
+    job["status"] = workers.job_failed(stamp(world.now), reason="PodFailurePolicy")
 
 
 def export_runs(world: World, name: str) -> None:
@@ -108,6 +118,7 @@ ACTIONS: dict[str, Action] = {
     **{f"{name}: export ends": on_running(export_ends, name) for name in NAMES},
     **{f"{name}: report is lost": on_running(report_lost, name) for name in NAMES},
     **{f"{name}: export fails": on_running(export_fails, name) for name in NAMES},
+    **{f"{name}: export is killed": on_running(export_is_killed, name) for name in NAMES},
     **{f"{name}: rollout ends": rollout_ends(name) for name in NAMES},
     **{f"{name}: rollout is late": rollout_hangs(name, late=True, code=None) for name in NAMES},
     **{f"{name}: replay fails": rollout_hangs(name, late=False, code=90) for name in NAMES},
@@ -199,13 +210,21 @@ def test_a_target_has_at_most_one_running_job(history: list[str]) -> None:
     replay(history, check)
 
 
+TARGETS = {
+    "one step": {"name": "cpu"},
+    "two steps": {"name": "cpu", "compiler": "neuronx", "verify": {}},
+    "more memory": {"name": "cpu", "job": {"resources": {"limits": {"memory": "1Gi"}}, "retryMemory": "2Gi"}},
+}
+FIRST = [[], ["cpu: export ends", "cpu: rollout ends"], ["cpu: export is killed"]]
+
+
 @checked
-@given(st.sampled_from([[], ["cpu: export ends", "cpu: rollout ends"]]), histories, st.integers(0, 21))
+@given(st.sampled_from(sorted(TARGETS)), st.sampled_from(FIRST), histories, st.integers(0, 21))
 def test_pass_that_dies_before_its_status_is_made_again_to_the_same_end(
-    first: list[str], rest: list[str], moment: int
+    kind: str, first: list[str], rest: list[str], moment: int
 ) -> None:
     def live(dies_at: int | None) -> World:
-        world = World(spec(source={"s3": {"uri": "s3://models/a"}}))
+        world = World(spec(source={"s3": {"uri": "s3://models/a"}}, targets=[TARGETS[kind]]))
         world.step()
         for number, name in enumerate([*first, *rest]):
             ACTIONS[name](world)
