@@ -1,6 +1,7 @@
 """Calls to an API server that answers what a test says, and what a person is told when it says no."""
 
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -196,6 +197,47 @@ def test_kubeconfig_of_the_environment_is_taken(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path, 1))
     with connect(Options()) as cluster:
         assert cluster.context == "main"
+
+
+def named(path: Path, context: str | None, *, current: str | None) -> str:
+    """A kubeconfig with one context, and perhaps a current one."""
+    found: Json = {"clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}], "users": []}
+    found["contexts"] = (
+        [{"name": context, "context": {"cluster": "c", "namespace": f"of-{context}"}}] if context else []
+    )
+    path.write_text(yaml.safe_dump(found | ({} if current is None else {"current-context": current})))
+    return str(path)
+
+
+@pytest.mark.parametrize("current", [None, "", "gone"])
+def test_context_that_is_named_needs_no_current_one(tmp_path: Path, current: str | None) -> None:
+    path = named(tmp_path / "config", "one", current=current)
+    with connect(Options(kubeconfig=path, context="one")) as cluster:
+        assert (cluster.context, cluster.namespace) == ("one", "of-one")
+
+
+@pytest.mark.parametrize(("current", "words"), [(None, "no current context"), ("", "no current"), ("gone", "'gone'")])
+def test_without_a_current_context_those_there_are_are_named(tmp_path: Path, current: str | None, words: str) -> None:
+    path = named(tmp_path / "config", "one", current=current)
+    with pytest.raises(CliError, match=words) as caught, connect(Options(kubeconfig=path)):
+        pass
+    assert "one" in caught.value.advice
+
+
+def test_first_of_several_kubeconfigs_says_which_context_is_current(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").touch()
+    parts = [
+        str(tmp_path / "empty"),
+        str(tmp_path / "missing"),
+        named(tmp_path / "a", "one", current="one"),
+        named(tmp_path / "b", "two", current="two"),
+    ]
+    monkeypatch.setenv("KUBECONFIG", os.pathsep.join(parts))
+    for options, expected in ((Options(), "one"), (Options(context="two"), "two")):
+        with connect(options) as cluster:
+            assert (cluster.context, cluster.namespace) == (expected, f"of-{expected}")
 
 
 def test_credentials_plugin_that_fails_is_one_message(tmp_path: Path) -> None:

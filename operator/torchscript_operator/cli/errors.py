@@ -2,6 +2,8 @@
 
 USAGE = 2
 """Exit code for a command line or a file that cannot be what was meant."""
+REFUSED = 1
+"""Exit code for a cluster that cannot be reached, or that says no."""
 SIGNAL_BASE = 128
 """A command that a signal ended exits with this and the signal's number, as the shell counts."""
 

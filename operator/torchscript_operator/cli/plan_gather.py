@@ -13,9 +13,9 @@ from torchscript_operator.api.v1alpha1 import API_VERSION, PLURAL
 from torchscript_operator.api.v1alpha1.spec import Artifact
 from torchscript_operator.cli import plan_base, planning, requests
 from torchscript_operator.cli.cluster import installation, read
-from torchscript_operator.cli.cluster.access import REFUSED, ApiError, Cluster, Json
+from torchscript_operator.cli.cluster.access import ApiError, Cluster, Json
 from torchscript_operator.cli.cluster.read import ModelView
-from torchscript_operator.cli.errors import CliError
+from torchscript_operator.cli.errors import REFUSED, CliError
 from torchscript_operator.cli.plan_facts import ModelPlan
 from torchscript_operator.cli.planning import Surroundings
 from torchscript_operator.controller import scaling

@@ -14,16 +14,15 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 import urllib3
-import yaml
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 from kubernetes.client.rest import RESTResponse
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import load_incluster_config
-from kubernetes.config.kube_config import list_kube_config_contexts, load_kube_config
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, GROUP, PLURAL
-from torchscript_operator.cli.errors import CliError
+from torchscript_operator.cli.cluster import kubeconfig
+from torchscript_operator.cli.errors import REFUSED, CliError
 
 Json = dict[str, Any]
 """A Kubernetes object as the API server sends it."""
@@ -38,8 +37,6 @@ PAGE_SIZE = 500
 MANAGER = "tsm"
 """Field manager of what a person changes by the command line."""
 SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-REFUSED = 1
-"""Exit code for a cluster that cannot be reached, or that says no."""
 
 
 class ApiError(CliError):
@@ -287,42 +284,20 @@ def _lines(answer: RESTResponse, what: str) -> Iterator[str]:
         yield rest.decode(errors="replace")
 
 
-def _kubeconfig(options: Options) -> str:
-    return options.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-
-
 @contextmanager
 def connect(options: Options) -> Iterator[Cluster]:
     """Connect as the kubeconfig says, or inside a pod as its ServiceAccount. CliError where neither is there."""
     configuration = Configuration()
     # One try: the library would go on trying, and tell of each try on the terminal.
     configuration.retries = False
-    chosen = _kubeconfig(options)
-    there = any(Path(part).expanduser().is_file() for part in chosen.split(os.pathsep))
+    chosen = kubeconfig.files(options.kubeconfig)
+    there = any(kubeconfig.has_text(part) for part in chosen.split(os.pathsep))
     if not there and options.context is None and SERVICE_ACCOUNT_NAMESPACE.is_file():
         load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         name: str = "this cluster"
         default: str | None = SERVICE_ACCOUNT_NAMESPACE.read_text().strip()
     else:
-        name, default = _load(chosen, options.context, configuration)
+        name, default = kubeconfig.load(chosen, options.context, configuration)
     namespace = None if options.all_namespaces else options.namespace or default or "default"
     with ApiClient(configuration) as client:
         yield Cluster(client, namespace, name)
-
-
-def _load(chosen: str, context: str | None, configuration: Configuration) -> tuple[str, str | None]:
-    """Read a kubeconfig; returns the context's name and its namespace."""
-    try:
-        known, active = list_kube_config_contexts(config_file=chosen)  # type: ignore[no-untyped-call]
-        if context is not None and context not in {each["name"] for each in known}:
-            names = ", ".join(each["name"] for each in known)
-            raise CliError(f"The kubeconfig has no context {context!r}.", REFUSED, f"Its contexts: {names}.")
-        used = next((each for each in known if each["name"] == context), active)
-        load_kube_config(  # type: ignore[no-untyped-call]
-            config_file=chosen, context=context, client_configuration=configuration, persist_config=False
-        )
-    except (ConfigException, OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        advice = "Name one by --kubeconfig or $KUBECONFIG, and a context by --context."
-        said = str(error).splitlines()[0]
-        raise CliError(f"There is no usable kubeconfig ({chosen}): {said}", REFUSED, advice) from error
-    return str(used["name"]), used.get("context", {}).get("namespace")
