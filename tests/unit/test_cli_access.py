@@ -199,7 +199,7 @@ def test_kubeconfig_of_the_environment_is_taken(tmp_path: Path, monkeypatch: pyt
         assert cluster.context == "main"
 
 
-def named(path: Path, context: str | None, *, current: str | None) -> str:
+def named(path: Path, context: str, *, current: str | None) -> str:
     """A kubeconfig with one context, and perhaps a current one."""
     found: Json = {"clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}], "users": []}
     found["contexts"] = (

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,41 @@ def test_scoped_operator_needs_rights_in_its_namespaces_alone(cluster: FakeClust
     doctor.examine(cluster)
     asked = {spec["resourceAttributes"].get("namespace") for spec in cluster.asked if "user" in spec}
     assert asked == {"ml", "two"}
+
+
+def test_rights_in_many_namespaces_are_asked_for_several_at_a_time(cluster: FakeCluster) -> None:
+    cluster.objects = {}
+    installed(cluster, SETTINGS.model_copy(update={"watch_namespaces": tuple(f"team-{n}" for n in range(20))}))
+    ask, together = cluster.ask, threading.Barrier(2, timeout=60)
+
+    def slow(*arguments: Any) -> Json:
+        together.wait()
+        return ask(*arguments)
+
+    # A question alone would wait for a second one in vain.
+    cluster.ask = slow  # type: ignore[method-assign]
+    patient = doctor.Patient(cluster)
+    patient.operator = installation.find(cluster)
+    assert [check.verdict for check in doctor._operator_rights(patient)] == ["ok"]
+    each = sum(len(resources) * len(verbs) for _, resources, verbs in installation.RIGHTS)
+    assert len(cluster.asked) == 20 * each
+
+
+def test_operator_that_does_not_watch_the_namespace_is_told(cluster: FakeCluster) -> None:
+    cluster.objects = {}
+    installed(cluster, SETTINGS.model_copy(update={"watch_namespaces": ("team-a", "team-b")}))
+    (check,) = [check for check in doctor.examine(cluster) if check.name == "operator's namespaces"]
+    assert (check.verdict, check.found) == ("warn", "it watches team-a, team-b, not ml")
+
+
+def test_of_several_operators_the_one_of_the_namespace_is_examined(cluster: FakeCluster) -> None:
+    cluster.objects = {}
+    for name, watched in (("a", ("team-a",)), ("mine", ("other", "ml")), ("b", ("team-b",))):
+        installed(cluster, SETTINGS.model_copy(update={"watch_namespaces": watched}), name)
+    found = installation.find(cluster)
+    assert found is not None
+    assert found.name == "mine"
+    assert "operator's namespaces" not in verdicts(cluster)
 
 
 def test_rights_that_are_asked_for_are_those_of_the_chart() -> None:

@@ -409,6 +409,21 @@ def test_plan_against_a_cluster_uses_the_operators_own_settings(file: Path, monk
     assert "note" not in result.stdout
 
 
+def test_each_namespace_is_planned_by_its_own_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = FakeCluster(served())
+    cluster.add("v1", "nodes", node("n", memory="64Gi"))
+    for name, watched, image in (("a", ("other",), "registry.example/worker:9"), ("b", ("ml",), SETTINGS.worker_image)):
+        installed(cluster, SETTINGS.model_copy(update={"watch_namespaces": watched, "worker_image": image}), name)
+    monkeypatch.setattr(access, "connect", lambda _options: connected(cluster))
+    path = tmp_path / "models.yaml"
+    wanted = [body() | {"metadata": {"name": "minilm", "namespace": namespace}} for namespace in ("ml", "nobodys")]
+    path.write_text("---\n".join(yaml.safe_dump(each) for each in wanted))
+    mine, nobodys = json.loads(run(str(path), "-o", "json").stdout)["models"]
+    # With the other operator's image it would be a new export.
+    assert (mine["changes"], mine["notes"]) == (False, [])
+    assert any("does not watch the namespace nobodys" in note for note in nobodys["notes"])
+
+
 def test_what_may_not_be_read_is_a_note(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = installed(FakeCluster(served()))
     cluster.forbidden = {"nodes", "configmaps"}

@@ -291,18 +291,18 @@ def _matches(item: Json, selector: str | None) -> bool:
     return all(key in labels and value in {labels[key], ""} for key, _, value in wanted)
 
 
-def installed(cluster: FakeCluster, settings: Settings = SETTINGS) -> FakeCluster:
+def installed(cluster: FakeCluster, settings: Settings = SETTINGS, name: str = "operator") -> FakeCluster:
     """With an operator as the chart installs it."""
-    volume = {"name": "settings", "configMap": {"name": "operator"}}
+    volume = {"name": "settings", "configMap": {"name": name}}
     spec = {"serviceAccountName": "operator", "volumes": [volume], "containers": [{"image": "operator:1"}]}
     labels = dict(part.split("=") for part in installation.SELECTOR.split(","))
     deployment = {
-        "metadata": {"name": "operator", "namespace": "torchscript-system", "labels": labels},
+        "metadata": {"name": name, "namespace": "torchscript-system", "labels": labels},
         "spec": {"replicas": 1, "template": {"spec": spec}},
         "status": {"readyReplicas": 1},
     }
     dumped = settings.model_dump(mode="json", by_alias=True, exclude_none=True)
-    config = {"metadata": {"name": "operator"}, "data": {"settings.yaml": yaml.safe_dump(dumped)}}
+    config = {"metadata": {"name": name}, "data": {"settings.yaml": yaml.safe_dump(dumped)}}
     cluster.add("apps/v1", "deployments", deployment)
     cluster.add("v1", "configmaps", config)
     return cluster

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal, get_args
@@ -43,6 +44,8 @@ READS = (
 )
 """What a command needs: command, API group, resource, subresource, verb."""
 WRITES = (("retry, rollback, suspend, resume", GROUP, PLURAL, "", "patch"), ("plan", "", "nodes", "", "list"))
+QUESTIONS_AT_ONCE = 8
+"""Of what somebody may do."""
 STORE_REASONS = frozenset(
     reason.value
     for reason in (FailureReason.STORE_NOT_FOUND, FailureReason.STORE_ACCESS_DENIED, FailureReason.STORE_UNREACHABLE)
@@ -144,11 +147,14 @@ def _fields(schema: Json) -> set[str]:
 def _rights(patient: Patient) -> Iterator[Check]:
     namespace = patient.cluster.namespace
     lacking: dict[str, list[str]] = {}
-    for command, group, resource, subresource, verb in (*READS, *WRITES):
-        about = {"group": group, "resource": resource, "subresource": subresource, "verb": verb}
-        if resource != "nodes" and namespace is not None:
-            about["namespace"] = namespace
-        if not _may(patient.cluster, about):
+    needed = (*READS, *WRITES)
+    questions = [
+        {"resourceAttributes": _about(group, resource, subresource, verb, None if resource == "nodes" else namespace)}
+        for _, group, resource, subresource, verb in needed
+    ]
+    answers = _allowed(patient.cluster, "selfsubjectaccessreviews", questions)
+    for (command, _, resource, subresource, verb), allowed in zip(needed, answers, strict=True):
+        if not allowed:
             lacking.setdefault(command, []).append(f"{verb} {resource}{'/' if subresource else ''}{subresource}")
     where = f"in {namespace}" if namespace else "in all namespaces"
     if not lacking:
@@ -160,9 +166,20 @@ def _rights(patient: Patient) -> Iterator[Check]:
     yield Check("your rights", "warn" if readable else "fail", f"{where}: {said}", remedy)
 
 
-def _may(cluster: Cluster, about: Json) -> bool:
-    spec = {"resourceAttributes": about}
-    return bool(cluster.ask("authorization.k8s.io/v1", "selfsubjectaccessreviews", spec).get("allowed"))
+def _about(group: str, resource: str, subresource: str, verb: str, namespace: str | None) -> Json:
+    """What a review asks for; in all namespaces where none is given."""
+    found = {"group": group, "resource": resource, "subresource": subresource, "verb": verb}
+    return found | ({"namespace": namespace} if namespace else {})
+
+
+def _allowed(cluster: Cluster, review: str, questions: Sequence[Json]) -> list[bool]:
+    """The answer to each; several are asked at once, since a list of namespaces makes hundreds of them. ApiError."""
+
+    def ask(question: Json) -> bool:
+        return bool(cluster.ask("authorization.k8s.io/v1", review, question).get("allowed"))
+
+    with ThreadPoolExecutor(QUESTIONS_AT_ONCE) as pool:
+        return list(pool.map(ask, questions))
 
 
 def _operator(patient: Patient) -> Iterator[Check]:
@@ -173,6 +190,11 @@ def _operator(patient: Patient) -> Iterator[Check]:
         yield Check("operator", "fail", f"there is none {where}", remedy)
         return
     yield judge_operator(found)
+    if found.watches(patient.cluster.namespace) is False and found.settings is not None:
+        watched = ", ".join(found.settings.watch_namespaces)
+        here = patient.cluster.namespace or "all namespaces"
+        remedy = "Look there with -n, or add the namespace to the chart's value watchNamespaces."
+        yield Check("operator's namespaces", "warn", f"it watches {watched}, not {here}", remedy)
     if found.settings is None:
         remedy = "Ask for get on that ConfigMap: without it plan and doctor know no defaults."
         yield Check("operator's settings", "unknown", found.problem or "", remedy)
@@ -200,22 +222,25 @@ def _operator_rights(patient: Patient) -> Iterator[Check]:
         return
     settings = patient.operator.settings
     watched: Sequence[str | None] = (settings.watch_namespaces if settings else ()) or (None,)
-    lacking = []
-    for namespace in watched:
-        for group, resources, verbs in installation.RIGHTS:
-            for resource in resources:
-                plural, _, subresource = resource.partition("/")
-                for verb in verbs:
-                    about = {"group": group, "resource": plural, "subresource": subresource, "verb": verb}
-                    if namespace:
-                        about["namespace"] = namespace
-                    spec = {
-                        "user": patient.operator.user,
-                        "groups": _groups(patient.operator),
-                        "resourceAttributes": about,
-                    }
-                    if not patient.cluster.ask("authorization.k8s.io/v1", "subjectaccessreviews", spec).get("allowed"):
-                        lacking.append(f"{verb} {resource}" + (f" in {namespace}" if namespace else ""))
+    needed = [
+        (verb, resource, group, namespace)
+        for namespace in watched
+        for group, resources, verbs in installation.RIGHTS
+        for resource in resources
+        for verb in verbs
+    ]
+    user, groups = patient.operator.user, _groups(patient.operator)
+    questions = []
+    for verb, resource, group, namespace in needed:
+        plural, _, subresource = resource.partition("/")
+        about = _about(group, plural, subresource, verb, namespace)
+        questions.append({"user": user, "groups": groups, "resourceAttributes": about})
+    answers = _allowed(patient.cluster, "subjectaccessreviews", questions)
+    lacking = [
+        f"{verb} {resource}" + (f" in {namespace}" if namespace else "")
+        for (verb, resource, _, namespace), allowed in zip(needed, answers, strict=True)
+        if not allowed
+    ]
     if lacking:
         remedy = "Let the chart create them (rbac.create), or add them to the operator's role."
         yield Check(name, "fail", f"{patient.operator.user} may not: {', '.join(lacking)}", remedy)

@@ -28,9 +28,9 @@ NO_STORE = "Without spec.artifact the operator's default store is used, which is
 
 @dataclass(frozen=True)
 class Settled:
-    """The operator's settings, and what is to be said about them."""
+    """The operator's settings where they are known, and what is to be said about them."""
 
-    settings: Settings
+    settings: Settings | None
     note: str | None = None
 
 
@@ -82,18 +82,24 @@ def online(
 ) -> list[ModelPlan]:
     """Plans against a cluster. ApiError; what may not be read is told in a note."""
     notes: list[str] = []
-    if settings is None:
-        settings = _settings(cluster, operator_namespace, notes)
     nodes = _list(cluster, notes, "v1", "nodes", None)
     others = _others(cluster, notes)
+    # Each namespace may have an operator of its own.
+    settled: dict[str, Settled] = {}
     plans = []
     for model, is_named in models:
         mine = model if is_named else replace(model, namespace=cluster.namespace or model.namespace)
-        own = list(notes)
-        if settings is None and model.spec.artifact is None:
+        if mine.namespace not in settled:
+            here = cluster.within(mine.namespace)
+            settled[mine.namespace] = Settled(settings) if settings else _settings(here, operator_namespace)
+        known = settled[mine.namespace]
+        own = [*([known.note] if known.note else []), *notes]
+        if known.settings is None and model.spec.artifact is None:
             own.append(NO_STORE)
         live = _live(cluster, mine)
-        around = Surroundings(settings or shown(live), others, None if nodes is None else tuple(nodes), tuple(own))
+        around = Surroundings(
+            known.settings or shown(live), others, None if nodes is None else tuple(nodes), tuple(own)
+        )
         plans.append(planning.plan(mine, live, around, now))
     return plans
 
@@ -122,14 +128,17 @@ def shown(live: ModelView | None) -> Settings:
     return found
 
 
-def _settings(cluster: Cluster, namespace: str | None, notes: list[str]) -> Settings | None:
+def _settings(cluster: Cluster, namespace: str | None) -> Settled:
+    """Those of the operator that looks after the cluster's namespace."""
     found = installation.find(cluster, namespace)
     if found is None:
-        notes.append(f"There is no operator to be seen in {cluster.context}. {NO_SETTINGS}")
-        return None
+        return Settled(None, f"There is no operator to be seen in {cluster.context}. {NO_SETTINGS}")
     if found.settings is None:
-        notes.append(f"{found.problem} {NO_SETTINGS}")
-    return found.settings
+        return Settled(None, f"{found.problem} {NO_SETTINGS}")
+    if found.watches(cluster.namespace):
+        return Settled(found.settings)
+    said = f"The operator {found.namespace}/{found.name} does not watch the namespace {cluster.namespace}"
+    return Settled(found.settings, f"{said}: nothing is done about its models.")
 
 
 def _list(

@@ -32,6 +32,8 @@ READ_SECONDS = 60
 """Time for one answer."""
 WATCH_SECONDS = 240
 """After which a watch is begun anew, so that one whose connection died unnoticed is not waited for."""
+CONNECTIONS = 32
+"""Kept open at most: more than the watches of a page, and than what doctor asks at once."""
 PAGE_SIZE = 500
 """Objects in one page of a list, as kubectl asks for."""
 MANAGER = "tsm"
@@ -290,6 +292,7 @@ def connect(options: Options) -> Iterator[Cluster]:
     configuration = Configuration()
     # One try: the library would go on trying, and tell of each try on the terminal.
     configuration.retries = False
+    configuration.connection_pool_maxsize = CONNECTIONS
     chosen = kubeconfig.files(options.kubeconfig)
     there = any(kubeconfig.has_text(part) for part in chosen.split(os.pathsep))
     if not there and options.context is None and SERVICE_ACCOUNT_NAMESPACE.is_file():

@@ -42,6 +42,12 @@ class Installation:
     problem: str | None = None
     """Why there are no settings."""
 
+    def watches(self, namespace: str | None) -> bool | None:
+        """Whether models of a namespace are its own, with None those of all; None where its settings are not known."""
+        if self.settings is None:
+            return None
+        return not self.settings.watch_namespaces or namespace in self.settings.watch_namespaces
+
     @property
     def namespace(self) -> str:
         """Where it runs."""
@@ -71,11 +77,14 @@ class Installation:
 
 
 def find(cluster: Cluster, namespace: str | None = None) -> Installation | None:
-    """The operator, in one namespace or wherever the user may look. ApiError for anything but a refusal."""
-    for found in _deployments(cluster, namespace):
-        settings, problem = _settings(cluster, found)
-        return Installation(found, settings, problem)
-    return None
+    """The operator of the cluster's namespace: it runs in the namespace given, or wherever the user may look.
+
+    Of several the one that watches the cluster's namespace; where none is known to, one that might, else any. ApiError
+    for anything but a refusal.
+    """
+    found = [Installation(each, *_settings(cluster, each)) for each in _deployments(cluster, namespace)]
+    order = (True, None, False)
+    return min(found, key=lambda each: order.index(each.watches(cluster.namespace)), default=None)
 
 
 def _deployments(cluster: Cluster, namespace: str | None) -> Iterator[Json]:

@@ -15,7 +15,7 @@ DEFAULT = "~/.kube/config"
 
 
 def files(given: str | None) -> str:
-    """The files to read, as $KUBECONFIG lists them; one that is empty or missing is passed over where others are not."""
+    """The files to read, as $KUBECONFIG lists them; empty and missing ones are passed over where others are not."""
     named = given or os.environ.get("KUBECONFIG") or DEFAULT
     filled = [part for part in named.split(os.pathsep) if part and has_text(part)]
     return os.pathsep.join(filled) or named
