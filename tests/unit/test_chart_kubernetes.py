@@ -17,7 +17,7 @@ CHILDREN = sorted(
 """What the operator makes of models: recorded, and compared with what it makes in tests of their own."""
 
 
-FOREIGN = ("ServiceMonitor", "PrometheusRule")
+FOREIGN = ("ServiceMonitor", "PodMonitor", "PrometheusRule")
 """Kinds of the Prometheus operator, which are no part of Kubernetes."""
 
 

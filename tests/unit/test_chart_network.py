@@ -9,7 +9,7 @@ import yaml
 
 from tests.golden.chart import rendering
 from tests.golden.chart.network import Address, Network, Pod
-from torchscript_operator.artifact.request import SERVE_GRPC_PORT, SERVE_PORT
+from torchscript_operator.artifact.request import SERVE_GRPC_PORT, SERVE_HEALTH_PORT, SERVE_PORT
 from torchscript_operator.controller.health import PORT
 from torchscript_operator.controller.model import EXPORT, REMOVE, SERVING, VERIFY, Model
 
@@ -129,6 +129,15 @@ def test_who_asks_models_can_be_named() -> None:
     assert not found.is_reached(worker(SERVING), INTERNET, SERVE_PORT)
 
 
+def test_metrics_at_a_port_of_their_own_are_for_whom_is_named() -> None:
+    prometheus = Pod({"app": "prometheus"}, "monitoring")
+    peers = '[{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]'
+    found = network(*ON, "--set-json", f"networkPolicy.serving.metricsFrom={peers}")
+    assert found.is_reached(worker(SERVING), prometheus, SERVE_HEALTH_PORT)
+    assert not found.is_reached(worker(SERVING), STRANGER, SERVE_HEALTH_PORT)
+    assert not network(*ON).is_reached(worker(SERVING), prometheus, SERVE_HEALTH_PORT)
+
+
 def test_the_operator_is_scraped_and_asked_nothing_else() -> None:
     assert network(*ON).is_reached(operator(*ON), STRANGER, PORT)
     assert not network(*ON).is_reached(operator(*ON), STRANGER, 443)
@@ -160,6 +169,16 @@ def test_policies_are_where_worker_accounts_are() -> None:
 def test_other_pods_are_left_alone() -> None:
     assert network(*ON).reaches(Pod({"app": "other"}, HERE), INTERNET, 25)
     assert network(*ON).is_reached(Pod({"app": "other"}, HERE), INTERNET, 25)
+
+
+def test_helm_test_isolates_no_pod_in_a_namespace_without_policies_of_the_chart() -> None:
+    items = rendering.objects(*ON, "--set", "test.namespace=team-x")
+    (test,) = rendering.of_kind(items, "Pod")
+    policies = Network(rendering.of_kind(items, "NetworkPolicy"))
+    pod = worker(EXPORT, "team-x")
+    mine = Pod({**pod.labels, "torchscript.dev/model": test["metadata"]["name"]}, "team-x")
+    assert policies.reaches(mine, DNS, 53, "UDP")
+    assert policies.reaches(mine, INTERNET, 443)
 
 
 def test_helm_test_reaches_its_model_and_its_job_reaches_it() -> None:

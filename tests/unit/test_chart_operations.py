@@ -8,6 +8,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tests.golden.chart import rendering
+from tests.golden.chart.rendering import Json
+from tests.unit.world import LEAST, World
 from torchscript_operator.controller import release
 from torchscript_operator.controller.census import Census
 from torchscript_operator.controller.settings import LeaderElection, Settings
@@ -133,7 +135,57 @@ def exposed() -> set[str]:
 
 
 def test_nothing_of_the_prometheus_operator_is_installed_unasked() -> None:
-    assert not rendering.of_kind(rendering.objects(), "ServiceMonitor", "PrometheusRule")
+    assert not rendering.of_kind(rendering.objects(), "ServiceMonitor", "PodMonitor", "PrometheusRule")
+
+
+PODS_WATCHED = ("--set", "metrics.podMonitor.enabled=true")
+
+
+@pytest.mark.parametrize(
+    ("guards", "port"),
+    [
+        ({}, "http"),
+        ({"access": {"tokenSecret": {"name": "clients", "key": "tokens"}}}, "health"),
+        ({"tls": {"secretName": "certificate"}}, "health"),
+    ],
+    ids=["open", "token", "tls"],
+)
+def test_each_serving_pod_is_scraped_at_the_one_port_that_answers_prometheus(guards: Json, port: str) -> None:
+    (monitor,) = rendering.of_kind(rendering.objects(*PODS_WATCHED), "PodMonitor")
+    template = serving_pod(guards)
+    labels = template["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    # As Prometheus names them: what a label's name may not hold is an underscore.
+    known = {f"__meta_kubernetes_pod_label_{re.sub(r'[^a-zA-Z0-9_]', '_', key)}": text for key, text in labels.items()}
+    ports = {each["name"] for container in template["spec"]["containers"] for each in container["ports"]}
+    scraped = [
+        endpoint["port"]
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]
+        if endpoint["port"] in ports
+        and not any(
+            each["action"] == "drop" and re.fullmatch(each["regex"], known.get(each["sourceLabels"][0], ""))
+            for each in endpoint.get("relabelings", ())
+        )
+    ]
+    assert scraped == [port]
+
+
+def serving_pod(guards: Json) -> Json:
+    """The template of a serving pod as the operator makes it."""
+    world = World({**LEAST, "serving": guards})
+    world.serves("a")
+    template: Json = world.deployments["minilm-cpu"]["spec"]["template"]
+    return template
+
+
+def test_serving_pods_are_scraped_where_models_are_looked_after() -> None:
+    def where(*arguments: str) -> Json:
+        (monitor,) = rendering.of_kind(rendering.objects(*PODS_WATCHED, *arguments), "PodMonitor")
+        found: Json = monitor["spec"]["namespaceSelector"]
+        return found
+
+    assert where() == {"any": True}
+    assert where("--set", "watchNamespaces={a,b}") == {"matchNames": ["a", "b"]}
 
 
 def test_every_alert_asks_for_series_that_the_operator_has_and_of_this_release_alone() -> None:

@@ -1,5 +1,6 @@
 """What a serving pod's clients meet: tokens, TLS, traces, and the ports and probes that follow from them. All pure."""
 
+from torchscript_operator.api.v1alpha1 import GROUP
 from torchscript_operator.api.v1alpha1.serving import Access, Serving, Tls, Tracing
 from torchscript_operator.artifact import request
 from torchscript_operator.controller.model import Json
@@ -8,6 +9,8 @@ from torchscript_operator.controller.pods import PodParts
 HTTP, HTTPS, GRPC, HEALTH = "http", "https", "grpc", "health"
 """Names of ports."""
 HTTP_SERVICE_PORT, HTTPS_SERVICE_PORT = 80, 443
+METRICS_LABEL = f"{GROUP}/metrics"
+"""Of a pod whose metrics are at another port than its clients'."""
 
 
 def guarded(serving: Serving) -> bool:
@@ -29,6 +32,11 @@ def container_ports(serving: Serving) -> list[Json]:
     if guarded(serving):
         ports.append({"name": HEALTH, "containerPort": request.SERVE_HEALTH_PORT})
     return ports
+
+
+def pod_labels(serving: Serving) -> dict[str, str]:
+    """Labels by which the chart's PodMonitor finds the port of a guarded pod's metrics; none for others."""
+    return {METRICS_LABEL: HEALTH} if guarded(serving) else {}
 
 
 def service_ports(serving: Serving) -> list[Json]:

@@ -114,7 +114,10 @@ def deployment(
             "paused": False,
             "revisionHistoryLimit": 2,
             "template": {
-                "metadata": {"labels": labels, "annotations": {DIGEST_ANNOTATION: served.artifact.digest}},
+                "metadata": {
+                    "labels": {**labels, **edge.pod_labels(serving)},
+                    "annotations": {DIGEST_ANNOTATION: served.artifact.digest},
+                },
                 "spec": {
                     **pods.pod_spec(settings, model.namespace, container, parts, place.scheduling()),
                     "terminationGracePeriodSeconds": GRACE_SECONDS,

@@ -52,7 +52,7 @@ def _context(read: list[dict[str, Any]], wanted: str | None) -> tuple[str, str |
         for entry in each.get("contexts") or []:
             known.setdefault(entry["name"], entry.get("context") or {})
     if not known:
-        raise ConfigException("No configuration found: it has no context.")  # type: ignore[no-untyped-call]
+        raise ConfigException("No configuration found: it has no context.")
     active = wanted or next((str(found) for each in read if (found := each.get("current-context"))), None)
     names = ", ".join(known)
     if active is None:
