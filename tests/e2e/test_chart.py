@@ -46,7 +46,7 @@ def test_helm_test_applies_a_model_asks_it_and_leaves_nothing(models: Models, s3
     }
     sites.install(models.site, *(f"{name}={value}" for name, value in artifact.items()))
     reader = Reader.at(models.site.kubeconfig, models.namespace, tmp_path)
-    said = reader.types("helm test torchscript-operator --namespace torchscript-system --logs")
+    said = reader.types("helm test torchscript-operator --namespace torchscript-system --logs --timeout 15m")
     assert "Phase:          Succeeded" in said
     assert "ParityVerified=True" in said
     assert "The answer is what Transformers computes" in said

@@ -389,7 +389,10 @@ def test_notes_say_what_an_uninstall_leaves_and_how_to_remove_it() -> None:
     said = notes()
     assert "kubectl delete torchscriptmodels --all --all-namespaces" in said
     assert "kubectl delete crd torchscriptmodels.torchscript.dev" in said
-    assert "helm test release" in said
+    assert "helm test release --namespace n --logs --timeout 900s" in said
+    scoped = notes("--set", "watchNamespaces={a,b}")
+    for namespace in ("a", "b"):
+        assert f"kubectl delete torchscriptmodels --all --namespace {namespace}\n" in scoped
     assert "deletes the CRD, and with it every model" in notes("--set", "crds.keep=false")
 
 

@@ -69,6 +69,13 @@ def test_it_is_where_the_operator_looks() -> None:
     assert model(*rendering.values_of("full"))["metadata"]["namespace"] == "staging"
 
 
+def test_it_has_ten_minutes_more_than_its_program_for_images_to_be_pulled() -> None:
+    for arguments, given in (((), 300), (("--set", "test.timeoutSeconds=60"), 60)):
+        spec = hooks(*arguments)["Pod"]["spec"]
+        (seconds,) = [it["value"] for it in spec["containers"][0]["env"] if it["name"] == "TEST_TIMEOUT_SECONDS"]
+        assert (int(seconds), spec["activeDeadlineSeconds"]) == (given, given + 600)
+
+
 def test_its_rights_are_where_its_model_is_and_all_else_where_helm_looks_for_logs() -> None:
     found = hooks(*rendering.values_of("full"))
     places = {kind: each["metadata"]["namespace"] for kind, each in found.items()}

@@ -68,9 +68,7 @@ NOT_RUN = {
     "uv pip compile - --generate-hashes --python-version 3.11 -c tests/requirements.txt --index YOUR_INDEX"
     " -o images/worker/torch.txt": "needs an index of wheels for CPUs",
     "pip install '.[cli,export,serve]'": "takes minutes; test_extras_are_there_with_all_that_they_need",
-    "pip install 'torchscript-operator[cli]'": "takes minutes; test_extras_are_there_with_all_that_they_need",
-    "pip install 'torchscript-operator[cli,export,serve]'": "takes minutes; the same",
-    "pip install 'torchscript-operator[tracing]'": "takes minutes; the same",
+    "pip install '.[cli]'": "takes minutes; the same",
     "jq '{artifact, parity}'": "may not be there; tests/integration/test_docs.py reads both from what goes into it",
 }
 """Commands that no test types, each with its reason."""

@@ -23,7 +23,7 @@ from torchscript_operator.cli.errors import CliError
 from torchscript_operator.cli.stages import Stages
 
 MODULE = "torchscript_operator.export"
-INSTALL = "Install the worker's libraries: pip install 'torchscript-operator[cli,export,serve]'"
+INSTALL = "Install the worker's libraries, from a checkout of torchscript-operator: pip install '.[cli,export,serve]'"
 KILLED = 137
 """Exit code after SIGKILL, which is how the kernel ends a process that has no memory left."""
 
