@@ -179,7 +179,7 @@ def test_failed_parity_shows_each_figure_against_its_bound_and_the_next_step(
         assert dot is not None
         assert line is not None
         assert (dot["x"] + dot["width"] / 2 < line["x"] + line["width"] / 2) == passed
-    expect(page.locator(".failure")).to_contain_text("tsm report minilm")
+    expect(page.locator(".failure")).to_contain_text("tsm report minilm -n ml")
 
 
 def test_forms_measured_are_drawn_by_speed_and_error(dashboard: Running, opened: Opened) -> None:

@@ -82,7 +82,7 @@ def test_every_failure_has_a_next_step(name: str) -> None:
 def test_next_step_is_not_said_twice() -> None:
     (trouble,) = failures.of_model(views.view(views.parity_failed()))
     assert trouble.message == "last_hidden_state differs by 0.3 at b1-s128."
-    assert "tsm report minilm" in trouble.step
+    assert "tsm report minilm -n ml" in trouble.step
 
 
 def test_end_of_a_log_is_shown_on_wish_and_is_no_markup() -> None:

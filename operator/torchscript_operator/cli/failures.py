@@ -11,24 +11,24 @@ from torchscript_operator.cli.cluster.read import ModelView
 from torchscript_operator.controller.export_plan import RETRY_HINT
 
 _BY_CLASS = {
-    FailureReason.PARITY_FAILED: "Look at the figures: {tsm} report {name}.",
-    FailureReason.INTERNAL_ERROR: "Read the log: {tsm} logs {name}.",
-    FailureReason.COMPILATION_FAILED: "Read the compiler's message: {tsm} logs {name}.",
-    FailureReason.ARTIFACT_NOT_FOUND: "Export it again: {tsm} retry {name}.",
+    FailureReason.PARITY_FAILED: "Look at the figures: tsm report {name}.",
+    FailureReason.INTERNAL_ERROR: "Read the log: tsm logs {name}.",
+    FailureReason.COMPILATION_FAILED: "Read the compiler's message: tsm logs {name}.",
+    FailureReason.ARTIFACT_NOT_FOUND: "Export it again: tsm retry {name}.",
 }
 """The command that goes on where the class's own advice ends."""
 _BY_REASON = {
     conditions.NO_ARTIFACT_STORE: "Set spec.artifact, or the chart's value artifactStore.",
     conditions.NAME_CONFLICT: "Rename the model, or delete the object that has its name.",
-    conditions.UNSCHEDULABLE: "Change the constraint that the message names, or add such nodes (see {tsm} doctor).",
+    conditions.UNSCHEDULABLE: "Change the constraint that the message names, or add such nodes (see tsm doctor).",
     conditions.INCOMPATIBLE_NODE: "Correct the compiler, or the node that the message names.",
     conditions.IMAGE_PULL_FAILED: "Correct the image or its pull secret; the pull is tried again by itself.",
     conditions.CONFIGURATION_MISSING: "Create what the message names in the model's namespace.",
     conditions.MOUNT_FAILED: "Check the volume that the message names; mounting it is tried again by itself.",
     conditions.POD_REJECTED: "Change the quota or the policy that the message names.",
     conditions.DEADLINE_EXCEEDED: "Raise spec.targets[].job.activeDeadlineSeconds.",
-    conditions.PODS_NOT_READY: "See why its pods are not Ready: {tsm} logs {name}.",
-    conditions.ROLLBACK_UNKNOWN: "See {tsm} history {name}, then choose one, or give up: {tsm} rollback {name} --undo.",
+    conditions.PODS_NOT_READY: "See why its pods are not Ready: tsm logs {name}.",
+    conditions.ROLLBACK_UNKNOWN: "See tsm history {name}, then choose one, or give up: tsm rollback {name} --undo.",
     conditions.INVALID_SPEC: "Install the CRD of the operator's release, then correct the spec.",
     conditions.REJECTED: "Change what the API server's message names; it is tried again every minute.",
 }
@@ -61,14 +61,19 @@ class Trouble:
     log_tail: str | None = None
 
 
-def next_step(reason: str, name: str, tsm: str = "tsm") -> str:
+def next_step(reason: str, name: str) -> str:
     """What to do about a reason, with the command that helps; empty for a reason that nothing is known of."""
     try:
         known = FailureReason(reason)
     except ValueError:
-        return _BY_REASON.get(reason, "").format(tsm=tsm, name=name)
-    more = _BY_CLASS.get(known, "").format(tsm=tsm, name=name)
+        return _BY_REASON.get(reason, "").format(name=name)
+    more = _BY_CLASS.get(known, "").format(name=name)
     return f"{CLASSES[known].advice} {more}".strip()
+
+
+def _named(view: ModelView) -> str:
+    """The model as every command finds it, whatever namespace the context has."""
+    return f"{view.model.name} -n {view.model.namespace}"
 
 
 def _trouble(where: str, failure: FailureStatus, name: str) -> Trouble:
@@ -99,7 +104,7 @@ def of_model(view: ModelView) -> list[Trouble]:
         rolled_back = stalled.reason == conditions.ROLLED_BACK and any(it.last_failure for it in deployments)
         if not rolled_back:
             message = stalled.message.removesuffix(RETRY_HINT).rstrip()
-            step = next_step(stalled.reason, view.model.name)
+            step = next_step(stalled.reason, _named(view))
             found.append(Trouble("model", stalled.reason, message, step, time=stalled.last_transition_time))
     if view.unreadable:
         message = f"This release of tsm does not read all of the spec: {view.unreadable}."
@@ -108,7 +113,7 @@ def of_model(view: ModelView) -> list[Trouble]:
 
 
 def _of_parts(view: ModelView) -> Iterator[Trouble]:
-    name = view.model.name
+    name = _named(view)
     for target in view.model.status.targets:
         if target.last_failure is not None:
             yield _trouble(f"target {target.name}", target.last_failure, name)
