@@ -16,6 +16,7 @@ import yaml
 from tests.http_server import listening
 from torchscript_operator.cli.cluster import access
 from torchscript_operator.cli.cluster.access import ApiError, Cluster, Options, connect
+from torchscript_operator.cli.cluster.kubeconfig import RENEWAL_SECONDS
 from torchscript_operator.cli.errors import CliError
 
 Json = dict[str, Any]
@@ -245,6 +246,38 @@ def test_credentials_plugin_that_fails_is_one_message(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path, 1, exec=plugin)
     with pytest.raises(CliError), connect(Options(kubeconfig=path)) as cluster:
         cluster.version()
+
+
+OLD, NEW = {"token": "old"}, {"token": "new"}
+
+
+def test_token_of_a_later_login_is_found(tmp_path: Path) -> None:
+    def answer(_path: str) -> tuple[int, bytes]:
+        return (401, b"{}") if server.asked[-1][2] == "Bearer old" else (200, b'{"gitVersion": "v1"}')
+
+    with serving(answer) as server:
+        path = kubeconfig(tmp_path, server.port, **OLD)
+        with connect(Options(kubeconfig=path)) as cluster:
+            with pytest.raises(ApiError, match="does not know you"):
+                cluster.version()
+            assert [asked[2] for asked in server.asked] == ["Bearer old"]
+            kubeconfig(tmp_path, server.port, **NEW)
+            assert cluster.renewal is not None
+            cluster.renewal._asked -= RENEWAL_SECONDS
+            assert cluster.version() == "v1"
+            assert cluster.within("other").version() == "v1"
+    assert [asked[2] for asked in server.asked[1:]] == ["Bearer old", "Bearer new", "Bearer new"]
+
+
+def test_kubeconfig_is_not_read_again_at_each_refusal(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path, 1, **OLD)
+    with connect(Options(kubeconfig=path)) as cluster:
+        assert cluster.renewal is not None
+        assert not cluster.renewal.renew("Bearer old")
+        kubeconfig(tmp_path, 1, **NEW)
+        assert not cluster.renewal.renew("Bearer old")
+        # Another thread's look has found one meanwhile.
+        assert cluster.renewal.renew("Bearer older")
 
 
 def test_token_of_a_credentials_plugin_is_used(tmp_path: Path) -> None:

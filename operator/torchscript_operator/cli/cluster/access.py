@@ -1,6 +1,7 @@
 """The only module of the command line that talks to an API server: the user's kubeconfig, plain JSON in and out.
 
-Nothing is cached and nothing is retried: a person is there to see what the server says.
+Nothing is cached and nothing is retried, since a person is there to see what the server says; but for a token that has
+had its time, where the kubeconfig has another one.
 """
 
 import json
@@ -22,6 +23,7 @@ from kubernetes.config.incluster_config import load_incluster_config
 
 from torchscript_operator.api.v1alpha1 import API_VERSION, GROUP, PLURAL
 from torchscript_operator.cli.cluster import kubeconfig
+from torchscript_operator.cli.cluster.kubeconfig import Renewal
 from torchscript_operator.cli.errors import REFUSED, CliError
 
 Json = dict[str, Any]
@@ -79,15 +81,19 @@ def split_name(text: str) -> str:
 class Cluster:
     """An API server as the user sees it."""
 
-    def __init__(self, client: ApiClient, namespace: str | None, context: str) -> None:
-        """Take an open client, the namespace to look at (None: all), and what the cluster is called in messages."""
+    def __init__(self, client: ApiClient, namespace: str | None, context: str, renewal: Renewal | None = None) -> None:
+        """Take an open client, the namespace to look at (None: all), and what the cluster is called in messages.
+
+        renewal: where to look for other credentials, when these have had their time.
+        """
         self.client = client
         self.namespace = namespace
         self.context = context
+        self.renewal = renewal
 
     def within(self, namespace: str) -> "Cluster":
         """The same cluster, looked at in one namespace."""
-        return Cluster(self.client, namespace, self.context)
+        return Cluster(self.client, namespace, self.context, self.renewal)
 
     def get(self, api_version: str, plural: str, namespace: str | None, name: str) -> Json | None:
         """One object, or None. ApiError."""
@@ -223,15 +229,11 @@ class Cluster:
         content: str = "application/json",
         timeout: float | None = READ_SECONDS,
     ) -> Iterator[RESTResponse]:
-        headers = {"Accept": "application/json, */*", "User-Agent": MANAGER}
-        if body is not None:
-            headers["Content-Type"] = content
-        url = f"{self.client.configuration.host}{where}"
         try:
-            self.client.update_params_for_auth(headers, [], ["BearerToken"], where, method, body)
-            answer = self.client.rest_client.request(  # type: ignore[no-untyped-call]
-                method, url, headers=headers, body=body, _request_timeout=(CONNECT_SECONDS, timeout)
-            )
+            answer, token = self._send(method, where, body, content, timeout)
+            if answer.status == HTTPStatus.UNAUTHORIZED and self.renewal is not None and self.renewal.renew(token):
+                _leave(answer)
+                answer, _ = self._send(method, where, body, content, timeout)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self._silent(error) from error
         except ConfigException as error:
@@ -241,8 +243,21 @@ class Cluster:
                 raise self._refusal(answer, where)
             yield answer
         finally:
-            answer.response.release_conn()
-            answer.response.close()
+            _leave(answer)
+
+    def _send(
+        self, method: str, where: str, body: Json | None, content: str, timeout: float | None
+    ) -> tuple[RESTResponse, str | None]:
+        """Ask once; the answer, and the token that was shown."""
+        headers = {"Accept": "application/json, */*", "User-Agent": MANAGER}
+        if body is not None:
+            headers["Content-Type"] = content
+        url = f"{self.client.configuration.host}{where}"
+        self.client.update_params_for_auth(headers, [], ["BearerToken"], where, method, body)
+        answer: RESTResponse = self.client.rest_client.request(  # type: ignore[no-untyped-call]
+            method, url, headers=headers, body=body, _request_timeout=(CONNECT_SECONDS, timeout)
+        )
+        return answer, headers.get("authorization")
 
     def _silent(self, error: Exception) -> ApiError:
         words = str(error).rpartition(": ")[2] or type(error).__name__
@@ -265,6 +280,12 @@ class Cluster:
             )
             return ApiError(answer.status, f"{self.context} has no resource {PLURAL}.{GROUP}.", advice)
         return ApiError(answer.status, f"The API server of {self.context} says: {said}.")
+
+
+def _leave(answer: RESTResponse) -> None:
+    """End an answer. One that was not read to its end takes its connection along: the rest of it is no next answer."""
+    answer.response.close()
+    answer.response.release_conn()
 
 
 def _with_query(where: str, query: Mapping[str, object]) -> str:
@@ -293,7 +314,7 @@ def connect(options: Options) -> Iterator[Cluster]:
     # One try: the library would go on trying, and tell of each try on the terminal.
     configuration.retries = False
     configuration.connection_pool_maxsize = CONNECTIONS
-    chosen = kubeconfig.files(options.kubeconfig)
+    chosen, renewal = kubeconfig.files(options.kubeconfig), None
     there = any(kubeconfig.has_text(part) for part in chosen.split(os.pathsep))
     if not there and options.context is None and SERVICE_ACCOUNT_NAMESPACE.is_file():
         load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
@@ -301,6 +322,7 @@ def connect(options: Options) -> Iterator[Cluster]:
         default: str | None = SERVICE_ACCOUNT_NAMESPACE.read_text().strip()
     else:
         name, default = kubeconfig.load(chosen, options.context, configuration)
+        renewal = Renewal(chosen, name, configuration)
     namespace = None if options.all_namespaces else options.namespace or default or "default"
     with ApiClient(configuration) as client:
-        yield Cluster(client, namespace, name)
+        yield Cluster(client, namespace, name, renewal)

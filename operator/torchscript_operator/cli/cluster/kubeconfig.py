@@ -1,6 +1,10 @@
 """Which cluster a kubeconfig means, by kubectl's own rules for several files and for contexts."""
 
+import contextlib
+import math
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,8 @@ from kubernetes.config.kube_config import KubeConfigMerger, load_kube_config
 from torchscript_operator.cli.errors import REFUSED, CliError
 
 DEFAULT = "~/.kube/config"
+RENEWAL_SECONDS = 10.0
+"""Between two looks for another token: several threads are refused at once, again and again."""
 
 
 def files(given: str | None) -> str:
@@ -40,6 +46,36 @@ def load(chosen: str, context: str | None, configuration: Configuration) -> tupl
         advice = "Name one by --kubeconfig or $KUBECONFIG, and a context by --context."
         raise CliError(f"There is no usable kubeconfig ({chosen}): {said}", REFUSED, advice) from error
     return name, namespace
+
+
+class Renewal:
+    """Where to look for another token when the server takes the present one no longer.
+
+    Its owner may have logged in again since, as while a page is open for days, and a credentials plugin is asked anew,
+    also where what it gave should still have held.
+    """
+
+    def __init__(self, chosen: str, context: str, configuration: Configuration) -> None:
+        """Take what was loaded, and the configuration that is to have the new token."""
+        self._chosen = chosen
+        self._context = context
+        self._configuration = configuration
+        self._lock = threading.Lock()
+        self._asked = -math.inf
+
+    def renew(self, refused: str | None) -> bool:
+        """Look for another token than the one that was refused; whether there is one. Any thread may ask."""
+        with self._lock:
+            if self._token() == refused and time.monotonic() - self._asked >= RENEWAL_SECONDS:
+                self._asked = time.monotonic()
+                with contextlib.suppress(CliError):
+                    load(self._chosen, self._context, self._configuration)
+            return self._token() != refused
+
+    def _token(self) -> str | None:
+        """As the header has it."""
+        found = self._configuration.auth_settings().get("BearerToken")
+        return found["value"] if found else None
 
 
 def _context(read: list[dict[str, Any]], wanted: str | None) -> tuple[str, str | None]:
