@@ -28,8 +28,8 @@ RULES = Path("charts/torchscript-operator/templates/_helpers.tpl")
 Json = dict[str, Any]
 
 CONDITIONS = {
-    conditions.READY: "a proven artifact answers for every served target (one that is added to a Ready model counts once "
-    "all its pods were Ready); without serving: every target is proven",
+    conditions.READY: "a proven artifact answers for every served target (one that is added to a Ready model counts"
+    " once all its pods were Ready); without serving: every target is proven",
     conditions.SOURCE_RESOLVED: "the source was found, read and identified",
     conditions.COMPILED: "every target of the present spec is compiled",
     conditions.PARITY_VERIFIED: "every target of the present spec computes what eager computes, within the tolerances",

@@ -158,7 +158,8 @@ def test_hand_edited_deployment_is_put_right(models: Models) -> None:
         found = models.api("GET", deployment_path(models))
         labelled = found["metadata"]["labels"].get("app.kubernetes.io/managed-by") == "torchscript-operator"
         spec = found["spec"]
-        return container(found)["image"] == "worker:test" and spec["replicas"] == 1 and "paused" not in spec and labelled
+        as_wanted = container(found)["image"] == "worker:test" and spec["replicas"] == 1 and "paused" not in spec
+        return as_wanted and labelled
 
     eventually(right, "the Deployment as it was")
 

@@ -1,7 +1,7 @@
 """What happens to artifacts when a model is deleted that asks for their removal. All pure.
 
-A Job removes what the model's status names, or what an ended Job has reported since, and no other model's status names.
-The Job has no owner: a model that is deleted in the foreground would otherwise take it along before it is done. Whatever
+A Job removes what the model's status names, or an ended Job has reported since, and no other model's status names. The
+Job has no owner: a model that is deleted in the foreground would otherwise take it along before it is done. Whatever
 happens, the model goes in the end: a Job that fails for good, or that cannot be created, leaves artifacts behind and an
 Event that says which.
 """
@@ -223,9 +223,8 @@ def plan(
     model: Model, settings: Settings, observed: Observed, others: Iterable[Json] | None, deleted: str, now: datetime
 ) -> Departure:
     """Decide the next step; `others` are all other models that are there to stay, None when not looked for yet."""
-    if effective(model, settings) != "Delete":
-        return Departure(release=True)
-    wanted = keys(_taken_in(model, settings, observed, now), settings)
+    removes = effective(model, settings) == "Delete"
+    wanted = keys(_taken_in(model, settings, observed, now), settings) if removes else {}
     if not wanted:
         return Departure(release=True)
     if overdue(deleted, now):

@@ -55,7 +55,9 @@ def contains(live: Any, wanted: Any, *, quantities: bool = False) -> bool:
         return wanted is None or wanted in ("", {}, [])
     if isinstance(wanted, dict):
         return isinstance(live, dict) and all(
-            contains(live.get(key, False if key in LEFT_OUT else None), value, quantities=key in QUANTITIES or quantities)
+            contains(
+                live.get(key, False if key in LEFT_OUT else None), value, quantities=quantities or key in QUANTITIES
+            )
             and not (key in WHOLE and _has_more(live.get(key), value))
             for key, value in wanted.items()
         )

@@ -11,7 +11,6 @@ from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1.status import (
     Condition,
     ServingStatus,
-    TargetStatus,
     TorchScriptModelStatus,
 )
 from torchscript_operator.controller import (
@@ -161,9 +160,7 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
     rollouts = [recovery.soften(rollout, by_name[it.name]) for it, rollout in zip(served, rollouts, strict=True)]
     # What served until this pass may be beyond the history's limit now.
     serving_now = {rollout.status.name: rollout.status for rollout in rollouts if rollout.status is not None}
-    exports = [
-        replace(it, status=history.trimmed(model, it.status, serving_now.get(it.status.name))) for it in exports
-    ]
+    exports = [replace(it, status=history.trimmed(model, it.status, serving_now.get(it.status.name))) for it in exports]
     apply = [rollout.apply for rollout in rollouts if rollout.apply is not None]
     obsolete_now = obsolete(model, rollouts, observed)
     departing = _departing(model, observed, obsolete_now)

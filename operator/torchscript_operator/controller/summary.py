@@ -108,9 +108,7 @@ def _available(writer: _Writer, model: Model, rollouts: Sequence[RolloutPlan]) -
     writer.say(conditions.AVAILABLE, "False" if short else "True", reason, message)
 
 
-def _counted(
-    model: Model, rollouts: Sequence[RolloutPlan], departing: Sequence[RolloutPlan]
-) -> Sequence[RolloutPlan]:
+def _counted(model: Model, rollouts: Sequence[RolloutPlan], departing: Sequence[RolloutPlan]) -> Sequence[RolloutPlan]:
     """Deployments that have to answer: all, but in what is Ready already no target that is only about to be served."""
     ready = any((it.type, it.status) == (conditions.READY, "True") for it in model.status.conditions)
     if not (ready and any(rollout.answering for rollout in (*rollouts, *departing))):
