@@ -185,10 +185,20 @@ def push_archive(file: Path, repository: str) -> str:
 
 def _push(source: str, reference: str, repository: str, policy: Path) -> str:
     target = f"{repository.rstrip('/')}/{reference.rpartition('/')[2]}"
-    # A registry on this machine, such as kind's, has no certificate; Docker makes the same exception.
-    local = target.startswith(("localhost:", "localhost/", "127.0.0.1:"))
-    options = ["--policy", str(policy), f"--dest-tls-verify={str(not local).lower()}"]
-    run(["skopeo", "copy", *options, source, f"docker://{target}"], show=True)
+    host = target.partition("/")[0]
+    options = ["--policy", str(policy)]
+    if host.partition(":")[0] in {"localhost", "127.0.0.1"}:
+        # A registry on this machine, such as kind's, has no certificate; Docker makes the same exception. Nothing is
+        # saved by compressing what no network carries.
+        options += ["--dest-tls-verify=false", "--preserve-digests"]
+    try:
+        run(["skopeo", "copy", *options, source, f"docker://{target}"], show=True)
+    except BuildError as error:
+        raise BuildError(
+            f"{host} did not take {target}: {error}\n"
+            f"Next: `skopeo login {host}` (or `docker login`) as somebody who may push there. Some registries want "
+            "each repository to be made first; one without a certificate is taken on this machine's localhost only."
+        ) from error
     return target
 
 

@@ -29,7 +29,7 @@ class Kubectl:
 
     def run(self, *arguments: str, stdin: str | None = None, seconds: float = 120) -> str:
         """Standard output; KubectlError with standard error when it fails."""
-        command = [_program(), f"--kubeconfig={self.kubeconfig}", *arguments]
+        command = [program(), f"--kubeconfig={self.kubeconfig}", *arguments]
         environment = dict(os.environ)
         if (self.kubeconfig.parent / "pki").exists():  # a cluster of ours: its cache of API types goes with it
             environment["KUBECACHEDIR"] = str(self.kubeconfig.parent / "kubectl-cache")
@@ -60,7 +60,7 @@ class Kubectl:
         self.run("patch", "node", node, "--subresource=status", "--type=json", f"--patch={json.dumps(operations)}")
 
 
-def _program() -> str:
+def program() -> str:
     """The one that we built, else the user's: for a cluster of theirs none need be built."""
     try:
         return str(binaries.binary("kubectl"))

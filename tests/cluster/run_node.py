@@ -119,6 +119,8 @@ def kubelet(generation: str) -> Component:
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
         "serializeImagePulls": False,
+        # Images are put into the node by hand: one that a registry has, too, is not to be asked for there.
+        "imagePullCredentialsVerificationPolicy": "NeverVerify",
     }
     argv = [
         str(binaries.binary("kubelet")),
@@ -174,6 +176,13 @@ def import_archive(archive: Path) -> str:
         return name
     _ctr("images", "import", str(archive.resolve()))
     return name
+
+
+def forget_images(prefix: str) -> None:
+    """Takes names that begin so from the node; what runs of them goes on."""
+    names = [name for name in (_ctr("images", "list", "--quiet", check=False) or "").split() if name.startswith(prefix)]
+    if names:
+        _ctr("images", "remove", *names)
 
 
 def _stored_config(name: str) -> str | None:

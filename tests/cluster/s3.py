@@ -12,6 +12,7 @@ from tests.cluster import paths, run_node, scratch
 from tests.cluster.components import answers
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.processes import Supervisor
+from tests.cluster.rollout import rolled_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,10 +49,7 @@ def deploy_s3(kubeconfig: Path, *, image: str | None = None, namespace: str = "s
     if kubectl.get("secret", SECRET, f"--namespace={namespace}") is None:
         kubectl.run("create", "--filename=-", stdin=_new_keys(namespace))
     kubectl.apply("s3.yaml", namespace=namespace, image=chosen)
-    kubectl.run(
-        *("rollout", "status", "deployment/versitygw", f"--namespace={namespace}", f"--timeout={seconds}s"),
-        seconds=seconds + 10,
-    )
+    rolled_out(kubectl, "versitygw", namespace, seconds)
     found = find_s3(kubeconfig, namespace=namespace)
     if image is None:  # after a crash the API may still show an earlier pod as ready
         supervisor = Supervisor(paths.state())

