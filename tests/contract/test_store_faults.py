@@ -199,6 +199,26 @@ def test_download_that_breaks_is_taken_up_where_it_broke(
     assert sum(line.endswith("model.pt") for line in proxy.done) == 3
 
 
+def test_object_that_is_replaced_while_its_download_is_broken_is_read_anew(
+    s3: S3Server, proxy: Proxy, prefix: str, tmp_path: Path
+) -> None:
+    # As a source is read, whose digest nobody knows beforehand: half of each would be a model that never was.
+    old, new = os.urandom(1 << 20), os.urandom(1 << 20)
+    s3.store(prefix).write_bytes("model.pt", old)
+
+    def replace(request: Request) -> str | None:
+        if is_model(request) and request.attempt == 2:
+            s3.store(prefix).write_bytes("model.pt", new)
+        return "cut" if is_model(request) and request.attempt == 1 else None
+
+    proxy.fault = replace
+
+    found = proxy.server.store(prefix).download("model.pt", tmp_path / "model.pt")
+
+    assert (tmp_path / "model.pt").read_bytes() == new
+    assert found == digest.of_bytes(new)
+
+
 def test_download_that_always_breaks_leaves_nothing(
     s3: S3Server, proxy: Proxy, prefix: str, artifact: tuple[Manifest, Path], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from http import HTTPStatus
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -19,6 +20,7 @@ from torchscript_operator.artifact.store_s3_errors import mapped
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 30
@@ -122,15 +124,15 @@ class S3Store:
 
     def _stream(self, path: str, stream: BinaryIO) -> str:
         state = hashlib.sha256()
-        attempt = 1
+        attempt, tag = 1, ""
         while True:
-            start = stream.tell()
-            answer = (
-                self._client.get_object(Bucket=self._bucket, Key=self._key(path), Range=f"bytes={start}-")
-                if start
-                else self._client.get_object(Bucket=self._bucket, Key=self._key(path))
-            )
-            body = answer["Body"]
+            answer = self._continue(path, stream.tell(), tag)
+            if answer is None:
+                stream.seek(0)
+                stream.truncate()
+                state = hashlib.sha256()
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._key(path))
+            body, tag = answer["Body"], answer.get("ETag", "")
             try:
                 while chunk := body.read(digest.CHUNK_BYTES):
                     stream.write(chunk)
@@ -141,6 +143,23 @@ class S3Store:
                     raise
             else:
                 return state.hexdigest()
+
+    def _continue(self, path: str, start: int, tag: str) -> "GetObjectOutputTypeDef | None":
+        """The rest of the object that was begun; None where it has to be begun anew.
+
+        Another one may lie there by now, whose rest would make a file that never was; and some servers know no ranges.
+        """
+        if not (start and tag):
+            return None
+        try:
+            answer = self._client.get_object(
+                Bucket=self._bucket, Key=self._key(path), Range=f"bytes={start}-", IfMatch=tag
+            )
+        except boto.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.PRECONDITION_FAILED:
+                return None
+            raise
+        return answer if answer["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.PARTIAL_CONTENT else None
 
     def _key(self, path: str) -> str:
         return f"{self._prefix}/{path}" if self._prefix else path
