@@ -252,12 +252,14 @@ def test_token_vectors_are_the_pipelines(tiny_folder: Path, tmp_path: Path) -> N
 
 def test_long_context_is_read_in_windows_that_find_its_end(bert: Any) -> None:
     served = bert("question-answering")
-    context = "the cat sat on the mat and looks out of the window " * 3
+    context = "the cat sat on the mat and looks out of the window " * 3 + "hello"
 
     answers = served.predict({"question": "who", "context": context}, top_k=200, align_to_words=False)
 
     assert all(context[answer["start"] : answer["end"]] == answer["answer"] for answer in answers)
-    assert max(answer["end"] for answer in answers) == len(context.rstrip())
+    assert max(answer["end"] for answer in answers) == len(context)
+    # However many are asked for, none is longer than an answer may be (15 tokens, some of them parts of words).
+    assert max(len(answer["answer"].split()) for answer in answers) <= 15
 
 
 def test_answers_of_windows_are_the_pipelines_of_version_4(bert: Any) -> None:
@@ -300,6 +302,8 @@ def test_truncation_cuts_as_the_pipeline_does(bert: Any, task: str) -> None:
         ("text-classification", [], {}, "inputs is empty"),
         ("text-classification", {"text_pair": "a"}, {}, "'text' is missing"),
         ("text-classification", "a", {"topk": 1}, "parameters.topk"),
+        ("text-classification", "a", {"top_k": 0}, "parameters.top_k"),
+        ("text-classification", "a", {"top_k": -1}, "parameters.top_k"),
         ("fill-mask", "no mask here", {}, r"\[MASK\]"),
         ("fill-mask", "a [MASK]", {"targets": []}, "targets"),
         ("token-classification", "a", {"aggregation_strategy": "median"}, "aggregation_strategy"),
@@ -315,6 +319,79 @@ def test_inputs_that_make_no_sense_are_refused(
 
     with pytest.raises(InputError, match=message):
         bert(task).predict(sample, **options)
+
+
+LONG = "the cat sat on the mat. " * 500
+
+
+@pytest.mark.parametrize(
+    ("task", "sample", "options", "message"),
+    [
+        # Windows that share all tokens but one are as many as there are tokens.
+        ("question-answering", {"question": "who", "context": LONG}, {"doc_stride": 19}, "windows of 24 tokens"),
+        ("question-answering", {"question": "who", "context": "a " * 140_000}, {}, "262144 characters"),
+        ("question-answering", {"question": "who", "context": "a"}, {"max_answer_len": 513}, "max_answer_len"),
+        ("multiple-choice", {"prompt": "a", "choices": ["b"] * 41}, {}, "more than 40 rows"),
+        (
+            "multiple-choice",
+            {"prompt": LONG[:900], "choices": ["b"] * 30},
+            {"truncation": True},
+            "more than 600 tokens",
+        ),
+        ("text-classification", ["the cat sat"] * 41, {}, "more than 40 rows"),
+        ("fill-mask", "[MASK] " * 12, {"top_k": 100_000}, "spell more than 600 tokens"),
+        ("fill-mask", "a [MASK]", {"targets": ["a"] * 4097}, "targets"),
+        ("fill-mask", "a [MASK]", {"targets": "a" * 257}, "targets"),
+    ],
+)
+def test_small_request_for_a_lot_of_work_is_refused(
+    bert: Any, monkeypatch: pytest.MonkeyPatch, task: str, sample: Any, options: dict[str, Any], message: str
+) -> None:
+    from torchscript_operator.serve.tasks.base import Bounds, InputError
+
+    served = bert(task)
+    monkeypatch.setattr(served.loaded.task, "bounds", Bounds(40, 600))
+
+    with pytest.raises(InputError, match=message):
+        served.predict(sample, **options)
+
+
+def test_choices_are_not_read_when_the_prompt_is_too_long(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchscript_operator.serve.buckets import TooLongError
+
+    served = bert("multiple-choice")
+    tokens, read = served.loaded.task.tokens, []
+
+    def watched(*arguments: Any) -> Any:
+        read.append(arguments[-1])
+        return tokens(*arguments)
+
+    monkeypatch.setattr(served.loaded.task, "tokens", watched)
+    with pytest.raises(TooLongError, match="tokens are more than"):
+        served.predict({"prompt": "the cat " * 20, "choices": ["a", "b", "c"]})
+    assert read == ["a"]
+
+
+def test_long_answers_are_made_beside_the_event_loop(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    served = bert("fill-mask")
+    task, made_by = served.loaded.task, set()
+    decode = task.decode
+
+    def watched(*arguments: Any) -> Any:
+        made_by.add(threading.current_thread())
+        return decode(*arguments)
+
+    monkeypatch.setattr(task, "decode", watched)
+    few = served.predict("the [MASK] sat", top_k=2)
+    assert made_by == {threading.main_thread()}
+    made_by.clear()
+    many = served.predict(["the [MASK] sat on the [MASK] and [MASK]"] * 9, top_k=30)
+    assert threading.main_thread() not in made_by
+    assert len(many) == 9
+    assert many[0] == served.predict("the [MASK] sat on the [MASK] and [MASK]", top_k=30)
+    assert len(few) == 2
 
 
 def test_text_that_no_bucket_takes_is_refused_with_the_bucket_and_the_remedy(

@@ -55,6 +55,22 @@ def test_answer_is_no_longer_than_asked(marian: Served) -> None:
     assert marian.predict(TEXTS[0], max_length=6) == [{"generated_text": written(marian, TEXTS[0], max_length=6)}]
 
 
+def test_search_ends_at_the_next_token_once_nobody_waits(marian: Served) -> None:
+    from torchscript_operator.serve.rows import AbandonedError, Row
+
+    arrays = padded(40, 6)
+    row = Row({name: array[0] for name, array in arrays.items() if name != "token_type_ids"}, 6, "outputs")
+    asked: list[int] = []
+
+    def wanted() -> bool:
+        asked.append(1)
+        return len(asked) < 3
+
+    with pytest.raises(AbandonedError):
+        marian.loaded.runner.run([row], alone=True, wanted=wanted)
+    assert len(asked) == 3
+
+
 def test_tensors_give_the_tokens_written(marian: Served) -> None:
     import torch
 

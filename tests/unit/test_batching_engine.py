@@ -1,6 +1,7 @@
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -17,7 +18,7 @@ from torchscript_operator.serve.engine import (
     Limits,
     QueueFullError,
 )
-from torchscript_operator.serve.rows import Computed, Row
+from torchscript_operator.serve.rows import AbandonedError, Computed, Row
 
 MAXIMUM_ROWS = 8
 MAXIMUM_TOKENS = 64
@@ -51,7 +52,7 @@ class FakeRunner:
     def capacity(self, padded: int) -> int:
         return min(MAXIMUM_ROWS, max(1, MAXIMUM_TOKENS // padded))
 
-    def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:
+    def run(self, rows: Sequence[Row], *, alone: bool, wanted: Callable[[], bool]) -> Computed:  # noqa: ARG002
         self.by.append((threading.current_thread().name, alone))
         self.batches.append(list(rows))
         self.entered.set()
@@ -243,6 +244,32 @@ async def test_a_late_request_fails_and_leaves_the_queue() -> None:
         assert engine.waiting == (0, 0)
         runner.gate.set()
         assert await first == [5]
+
+
+class Searching(FakeRunner):
+    """Takes step after step for as long as somebody waits."""
+
+    def run(self, rows: Sequence[Row], *, alone: bool, wanted: Callable[[], bool]) -> Computed:
+        if rows[0].length > 1:
+            self.entered.set()
+            while wanted():
+                time.sleep(0.001)  # a step
+            raise AbandonedError
+        return super().run(rows, alone=alone, wanted=wanted)
+
+
+@pytest.mark.parametrize("ends", ["late", "cancelled"])
+async def test_a_search_that_nobody_waits_for_any_more_frees_its_thread(ends: str) -> None:
+    runner = Searching()
+    async with running(runner) as engine:
+        asked = asyncio.ensure_future(engine.compute([row(1, 2)], 30 if ends == "cancelled" else 0.01))
+        await until(runner.entered.is_set)
+        if ends == "cancelled":
+            asked.cancel()
+        with pytest.raises((DeadlineError, asyncio.CancelledError)):
+            await asked
+        assert await engine.compute([row(3, 1)], 30) == [answer(row(3, 1))]
+        assert engine.complaint() is None
 
 
 async def test_a_row_that_the_model_cannot_compute_fails_alone() -> None:

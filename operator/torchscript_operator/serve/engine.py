@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from torchscript_operator.serve.batching import Capacity, Policy, choose, delay_left, fair_share, retry_after
 from torchscript_operator.serve.pace import Pace, PassCost
-from torchscript_operator.serve.rows import Result, Row, Runner
+from torchscript_operator.serve.rows import AbandonedError, Result, Row, Runner
 
 LOGGER = logging.getLogger(__name__)
 
@@ -290,6 +290,8 @@ class Engine:
             return
         try:
             outcome = self._forward(batch, alone=alone)
+        except AbandonedError:
+            return
         except Exception:  # logged; the bad row is found, and alone is told
             LOGGER.exception("a forward pass failed", extra={"rows": len(batch)})
             if len(batch) == 1:
@@ -303,7 +305,9 @@ class Engine:
 
     def _forward(self, batch: list[_Item], *, alone: bool) -> Sequence[Result]:
         started = self._clock()
-        computed = self._runner.run([item.row for item in batch], alone=alone)
+        computed = self._runner.run(
+            [item.row for item in batch], alone=alone, wanted=lambda: any(item.ticket.open for item in batch)
+        )
         seconds = self._clock() - started
         if len(computed.results) != len(batch):
             msg = f"the runner gave {len(computed.results)} results for {len(batch)} rows"

@@ -1,6 +1,6 @@
 """Forward passes of an encoder and a decoder in turns: rows to tensors, and to the tokens written from them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.generation import Sizes, to_array, write
 from torchscript_operator.artifact.manifest import Manifest
 from torchscript_operator.artifact.request import Shape
-from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, Computed, Row, Writing
+from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, AbandonedError, Computed, Row, Writing, always
 from torchscript_operator.serve.runner import TorchRunner
 from torchscript_operator.serve.tasks.base import Task
 from torchscript_operator.serve.tasks.generation import SEQUENCES
@@ -41,8 +41,12 @@ class GenerationRunner(TorchRunner):
         rows = super().capacity(padded)
         return rows if not self.buckets.dynamic_batch else max(1, rows // self._settings.beams)
 
-    def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:
-        """Write sequences; rows that are to be searched for alike run together."""
+    def run(self, rows: Sequence[Row], *, alone: bool, wanted: Callable[[], bool] = always) -> Computed:
+        """Write sequences; rows that are to be searched for alike run together.
+
+        A search that nobody waits for any more ends at its next token: the longest take minutes, and would be taken
+        for hung. Raises AbandonedError then.
+        """
         self.use_threads(alone=alone)
         results: list[Any] = [None] * len(rows)
         computed = 0
@@ -50,7 +54,7 @@ class GenerationRunner(TorchRunner):
         for writing in dict.fromkeys(row.writing or usual for row in rows):
             chosen = [index for index, row in enumerate(rows) if (row.writing or usual) == writing]
             size = self.buckets.fit(len(chosen), max(rows[index].length for index in chosen))
-            written = self._write([rows[index] for index in chosen], size, writing)
+            written = self._write([rows[index] for index in chosen], size, writing, wanted)
             for index, tokens in zip(chosen, written, strict=True):
                 results[index] = {SEQUENCES: tokens}
             computed += size.batch * size.sequence
@@ -66,7 +70,9 @@ class GenerationRunner(TorchRunner):
         written = self._write(rows, self.buckets.fit(batch, sequence), writing)
         return {SEQUENCES: written[:, : self._settings.replay_length]}
 
-    def _write(self, rows: Sequence[Row], size: Shape, writing: Writing) -> NDArray[np.int64]:
+    def _write(
+        self, rows: Sequence[Row], size: Shape, writing: Writing, wanted: Callable[[], bool] = always
+    ) -> NDArray[np.int64]:
         """(rows, maximum length), filled up with the pad token: rows of one request can be stacked."""
         tensors = self._tensors(rows, size)
         file = self.file_of(size)
@@ -74,6 +80,8 @@ class GenerationRunner(TorchRunner):
             hidden = self._modules[file](*(torch.from_numpy(tensors[name]) for name in self._names))[0]
 
         def decode(*arrays: NDArray[Any]) -> NDArray[Any]:
+            if not wanted():
+                raise AbandonedError
             with torch.inference_mode():
                 scores = self._decoders[file](*map(torch.from_numpy, arrays))[0]
             found: NDArray[Any] = scores.to(torch.float32).numpy()

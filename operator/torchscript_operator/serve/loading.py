@@ -30,6 +30,7 @@ from torchscript_operator.serve.buckets import Buckets
 from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS
 from torchscript_operator.serve.settings import Settings
 from torchscript_operator.serve.tasks import Task, for_manifest
+from torchscript_operator.serve.tasks.base import Bounds
 from torchscript_operator.serve.tokenizing import Tokenizing, pad_token, read_config
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def load(request: ServeRequest, settings: Settings, environment: Mapping[str, st
     threads = settings.threads or available_threads()
     torch.set_num_threads(threads)
     task = for_manifest(manifest, read_config(manifest, folder), read_config(manifest, folder, "tokenizer_config.json"))
+    task.bounds = Bounds(settings.request_rows, settings.queue_tokens)
     tokenizing = Tokenizing.load(manifest, folder)
     runner = _runner(
         manifest,

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
-from torchscript_operator.serve.errors import ApiError, refuse
+from torchscript_operator.serve.buckets import TooLongError
+from torchscript_operator.serve.errors import ApiError, refuse, too_long
 from torchscript_operator.serve.exchange import body_of, compute, json_response, model_of, numbers_response, parse
 from torchscript_operator.serve.rows import INPUT_IDS, Row
 from torchscript_operator.serve.state import Model, State
@@ -160,10 +161,13 @@ async def to_rows(state: State, model: Model, given: Any, *, truncate: bool) -> 
         refuse("input is empty", "input")
     if all(isinstance(text, str) for text in given):
         _check_texts(state, model, given)
-        limit = model.buckets.longest if truncate else None
-        return await model.tokenizing.rows(given, state.executor, limit=limit)
+        try:
+            return await model.tokenizing.rows(given, model.buckets, state.executor, truncate=truncate)
+        except TooLongError as error:
+            raise too_long(error, "input") from None
     if all(_is_id(number) for number in given):
         given = [given]
+    _check_count(state, given)
     if not all(isinstance(ids, list) and all(_is_id(number) for number in ids) for ids in given):
         refuse("input mixes types: give only strings, only token ids, or only lists of token ids", "input")
     return [model.tokenizing.from_ids(_ids(model, index, ids)) for index, ids in enumerate(given)]
@@ -172,11 +176,16 @@ async def to_rows(state: State, model: Model, given: Any, *, truncate: bool) -> 
 def _check_texts(state: State, model: Model, texts: Sequence[str]) -> None:
     if not model.tokenizing.available:
         refuse("this artifact has no tokenizer: give token ids", "input")
-    if len(texts) > state.settings.request_rows:
-        refuse(f"{len(texts)} texts in one request are more than {state.settings.request_rows}", "input")
+    _check_count(state, texts)
     for index, text in enumerate(texts):
         if not text:
             refuse(f"input[{index}] is an empty string", "input")
+
+
+def _check_count(state: State, given: Sequence[Any]) -> None:
+    """Before anything is made of them: two million lists of one id fit into a body."""
+    if len(given) > state.settings.request_rows:
+        refuse(f"{len(given)} texts in one request are more than {state.settings.request_rows}", "input")
 
 
 def _is_id(number: Any) -> bool:
@@ -186,6 +195,10 @@ def _is_id(number: Any) -> bool:
 def _ids(model: Model, index: int, ids: list[int]) -> NDArray[np.int64]:
     if not ids:
         refuse(f"input[{index}] is empty", "input")
+    try:
+        model.buckets.check(len(ids))
+    except TooLongError as error:
+        raise too_long(error, "input") from None
     limit = model.tokenizing.limits.get(INPUT_IDS, LARGEST_ID)
     if min(ids) < 0 or max(ids) >= limit:
         refuse(f"input[{index}] holds token ids outside 0 to {limit - 1}", "input")

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from torchscript_operator.serve.errors import ApiError, refuse
+from torchscript_operator.serve.buckets import TooLongError
+from torchscript_operator.serve.errors import ApiError, refuse, too_long
 from torchscript_operator.serve.exchange import body_of, compute, model_of, numbers_response, parse
 from torchscript_operator.serve.rows import Result, Row
 from torchscript_operator.serve.state import State
@@ -36,8 +37,8 @@ async def predict(state: State, request: Request) -> Response:
     async with body_of(state, request) as body:
         asked = parse(PredictRequest, body)
         # Before anything is tokenised: two million texts of one letter fit into a body.
-        if sum(1 for _ in texts_in(asked.inputs)) > TEXTS_PER_ROW * state.settings.request_rows:
-            refuse(f"inputs hold more texts than {state.settings.request_rows} rows can have", "inputs")
+        if sum(1 for _ in texts_in([asked.inputs, asked.parameters])) > TEXTS_PER_ROW * state.settings.request_rows:
+            refuse(f"inputs and parameters hold more texts than {state.settings.request_rows} rows can have", "inputs")
 
         async def run(rows: Sequence[Row]) -> Sequence[Result]:
             return await compute(state, request, model, rows, "inputs")
@@ -46,6 +47,8 @@ async def predict(state: State, request: Request) -> Response:
             answer = await model.task.predict(asked.inputs, asked.parameters or {}, model.tokenizing, run)
         except InputError as error:
             refuse(str(error), "inputs")
+        except TooLongError as error:
+            raise too_long(error, "inputs") from None
         return await numbers_response(state, answer, measure(answer))
 
 

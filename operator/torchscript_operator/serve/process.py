@@ -66,6 +66,8 @@ class Process:
 
     async def _serve(self) -> int:
         loop = asyncio.get_running_loop()
+        # Few: what each of them works on is up to some hundred megabytes of a tokenizer's.
+        loop.set_default_executor(self._state.executor)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._terminate)
         # A daemon: a load that hangs must not keep the process from ending.

@@ -1,6 +1,6 @@
 """A row: one text's tokens on their way through the queue, and what becomes of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -45,6 +45,15 @@ Result = Any
 """For `answer` what the task returns; for `outputs` a dict of output name to array without the batch axis."""
 
 
+class AbandonedError(Exception):
+    """A pass was ended before its result, since nobody waits for it any more."""
+
+
+def always() -> bool:
+    """Whether somebody waits, where nobody keeps account of it."""
+    return True
+
+
 @dataclass(frozen=True)
 class Computed:
     """What a forward pass gave."""
@@ -67,5 +76,9 @@ class Runner(Protocol):
     def capacity(self, padded: int) -> int:
         """The most rows of one forward pass at this padded length."""
 
-    def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:
-        """One forward pass; alone: no other pass runs and no row waits, so that all threads are free for it."""
+    def run(self, rows: Sequence[Row], *, alone: bool, wanted: Callable[[], bool] = always) -> Computed:
+        """One forward pass; alone: no other pass runs and no row waits, so that all threads are free for it.
+
+        wanted: whether somebody waits for any of the rows still; what takes several steps asks between them.
+        Raises AbandonedError when nobody does.
+        """

@@ -1,6 +1,6 @@
 """One forward pass: rows to tensors, padded with a mask; the compiled model; outputs cut back to each row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torchscript_operator.artifact.manifest import Manifest
 from torchscript_operator.artifact.request import Shape
 from torchscript_operator.serve.buckets import Buckets
-from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, Computed, Result, Row
+from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, Computed, Result, Row, always
 from torchscript_operator.serve.tasks.base import Task
 
 
@@ -67,7 +67,7 @@ class TorchRunner:
         """The shape whose file runs at this size; None when one file serves all."""
         return None if None in self._modules else self.buckets.file_shape(size)
 
-    def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:
+    def run(self, rows: Sequence[Row], *, alone: bool, wanted: Callable[[], bool] = always) -> Computed:  # noqa: ARG002 -- it is one step
         """Compute rows of one or several requests; alone: with all threads, which one calling thread only may have."""
         self.use_threads(alone=alone)
         longest = max(row.length for row in rows)

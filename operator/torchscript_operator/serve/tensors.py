@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchscript_operator.artifact.manifest import TensorSpec
-from torchscript_operator.serve.errors import ApiError, refuse
+from torchscript_operator.serve.buckets import TooLongError
+from torchscript_operator.serve.errors import ApiError, refuse, too_long
 from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, Result, Row
 from torchscript_operator.serve.state import Model, State
 
@@ -96,7 +97,12 @@ async def to_rows(state: State, model: Model, asked: Asked) -> list[Row]:
         return await _rows_of_texts(state, model, asked)
     if asked.truncate:
         refuse(f"truncate cuts texts; tensors are taken as they are, so it needs the input {TEXT!r}")
-    return _rows_of_tensors(_checked(model, asked.inputs))
+    arrays = _checked(model, asked.inputs)
+    count = len(arrays[INPUT_IDS])
+    # Before rows are made of them: a million rows of one token fit into a body.
+    if count > state.settings.request_rows:
+        refuse(f"{count} texts in one request are more than {state.settings.request_rows}")
+    return _rows_of_tensors(arrays)
 
 
 def to_outputs(specs: Sequence[TensorSpec], rows: Sequence[Row], results: Sequence[Result]) -> list[Output]:
@@ -144,8 +150,12 @@ async def _rows_of_texts(state: State, model: Model, asked: Asked) -> list[Row]:
     if len(given.values) > state.settings.request_rows:
         refuse(f"{len(given.values)} texts in one request are more than {state.settings.request_rows}")
     texts = [_text(index, value) for index, value in enumerate(given.values)]
-    limit = model.buckets.longest if asked.truncate else None
-    return await model.tokenizing.rows(texts, state.executor, limit=limit, want="outputs")
+    try:
+        return await model.tokenizing.rows(
+            texts, model.buckets, state.executor, truncate=asked.truncate, want="outputs"
+        )
+    except TooLongError as error:
+        raise too_long(error, "inputs") from None
 
 
 def _text(index: int, value: Any) -> str:

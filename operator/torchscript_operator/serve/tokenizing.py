@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ from tokenizers import Encoding, Tokenizer
 
 from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.manifest import Manifest
+from torchscript_operator.serve.buckets import Buckets, TooLongError
 from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, Row, Want
 
 INLINE_CHARACTERS = 4096
 """Texts up to this many characters together are encoded on the event loop: a thread's hand-over would cost more."""
+PIECE_CHARACTERS = 65536
+"""Of texts that are encoded at one time: a tokenizer takes some 300 bytes a character while it works."""
+CHARACTERS_PER_TOKEN = 64
+"""Beyond this many for each token that the model takes a text is not even tokenised; languages have from 1 to 6."""
 KNOWN_INPUTS = frozenset({INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS})
 """Inputs that can be made from a text."""
 
@@ -79,29 +85,43 @@ class Tokenizing:
         return self._tokenizer
 
     async def rows(
-        self, texts: Sequence[str], executor: Executor | None = None, *, limit: int | None = None, want: Want = "answer"
+        self,
+        texts: Sequence[str],
+        buckets: Buckets,
+        executor: Executor | None = None,
+        *,
+        truncate: bool = False,
+        want: Want = "answer",
     ) -> list[Row]:
         """Encode texts, in their order; long ones in the executor. Special tokens are added as in training.
 
-        executor: None for the event loop's own.
-        limit: tokens, special ones included, to which a longer text is cut at its end; None cuts nothing.
+        executor: None for the event loop's own. truncate: cut a text that is longer than every bucket at its end.
+        Raises TooLongError at the first text that no bucket takes, before the next ones are encoded.
         """
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            return self.encode(texts, limit, want)
-        return await asyncio.get_running_loop().run_in_executor(executor, self.encode, texts, limit, want)
+            return self.encode(texts, buckets, truncate=truncate, want=want)
+        work = partial(self.encode, texts, buckets, truncate=truncate, want=want)
+        return await asyncio.get_running_loop().run_in_executor(executor, work)
 
-    def encode(self, texts: Sequence[str], limit: int | None = None, want: Want = "answer") -> list[Row]:
-        """Encode texts, in their order."""
-        if len(texts) == 1:
-            encodings = [self.tokenizer.encode(texts[0])]
-        else:
-            encodings = self.tokenizer.encode_batch_fast(list(texts))
-        if limit is not None:
-            encodings = [
-                self._cut(text, limit) if len(encoding.ids) > limit else encoding
-                for text, encoding in zip(texts, encodings, strict=True)
-            ]
-        return [self._row(encoding, want) for encoding in encodings]
+    def encode(
+        self, texts: Sequence[str], buckets: Buckets | None = None, *, truncate: bool = False, want: Want = "answer"
+    ) -> list[Row]:
+        """Encode texts, in their order; without buckets whatever their lengths are."""
+        rows: list[Row] = []
+        for piece in _pieces(texts):
+            read = piece if buckets is None else [readable(text, buckets.longest, cut=truncate) for text in piece]
+            alone = len(read) == 1
+            encodings = [self.tokenizer.encode(read[0])] if alone else self.tokenizer.encode_batch_fast(read)
+            for text, part, encoding in zip(piece, read, encodings, strict=True):
+                found = encoding
+                if buckets is not None:
+                    if truncate and len(found.ids) > buckets.longest:
+                        found = self._cut(part, buckets.longest)
+                    elif len(part) < len(text):
+                        raise unreadable(text, buckets.longest)
+                    buckets.check(len(found.ids))
+                rows.append(self._row(found, want))
+        return rows
 
     def from_ids(self, ids: NDArray[np.int64]) -> Row:
         """A row of token ids that are taken as they are, special tokens included."""
@@ -126,6 +146,39 @@ class Tokenizing:
             TOKEN_TYPE_IDS: encoding.type_ids,
         }
         return Row({name: np.array(made[name], dtype=np.int64) for name in self._inputs}, len(encoding.ids), want)
+
+
+def readable(text: str, longest: int, *, cut: bool) -> str:
+    """What of a text is worth tokenising for a model of `longest` tokens: all, or with `cut` its beginning.
+
+    Raises TooLongError for one that is out of proportion and may not be cut. One that was cut has to give more than
+    `longest` tokens: else what is left of it is not known to be its first ones, and it is `unreadable`.
+    """
+    most = CHARACTERS_PER_TOKEN * longest
+    if len(text) > most and not cut:
+        raise unreadable(text, longest)
+    return text[:most]
+
+
+def unreadable(text: str, longest: int) -> TooLongError:
+    """The error of a text that is too long to be tokenised."""
+    return TooLongError(
+        f"{len(text)} characters are too many for a model that takes {longest} tokens: shorten the text"
+    )
+
+
+def _pieces(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts in their order, a few thousand characters or one text at a time."""
+    piece: list[str] = []
+    size = 0
+    for text in texts:
+        if piece and size + len(text) > PIECE_CHARACTERS:
+            yield piece
+            piece, size = [], 0
+        piece.append(text)
+        size += len(text)
+    if piece:
+        yield piece
 
 
 def read_config(manifest: Manifest, folder: Path, name: str = "config.json") -> dict[str, Any]:

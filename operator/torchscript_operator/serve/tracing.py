@@ -21,7 +21,7 @@ from torchscript_operator.artifact.request import ServeRequest
 from torchscript_operator.serve.engine import Engine
 from torchscript_operator.serve.errors import SERVER_ERROR
 from torchscript_operator.serve.metrics import OTHER_ROUTE, PROBES
-from torchscript_operator.serve.rows import Computed, Result, Row, Runner
+from torchscript_operator.serve.rows import Computed, Result, Row, Runner, always
 
 EXPORTERS = {"http/protobuf": "http", "grpc": "grpc"}
 """OTEL_EXPORTER_OTLP_PROTOCOL to the part of the exporter's module name."""
@@ -86,11 +86,11 @@ class TracedRunner:
         self.padded = runner.padded
         self.capacity = runner.capacity
 
-    def run(self, rows: Sequence[Row], *, alone: bool) -> Computed:
+    def run(self, rows: Sequence[Row], *, alone: bool, wanted: Callable[[], bool] = always) -> Computed:
         """One forward pass."""
         started = time.time_ns()
         try:
-            return self._runner.run(rows, alone=alone)
+            return self._runner.run(rows, alone=alone, wanted=wanted)
         finally:
             passed = (started, time.time_ns(), len(rows))
             for row in rows:

@@ -9,6 +9,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from tokenizers import Encoding, Tokenizer
 from torchscript_operator.artifact.manifest import Manifest
 from torchscript_operator.serve.buckets import Buckets
 from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, TOKEN_TYPE_IDS, Result, Row
-from torchscript_operator.serve.tokenizing import INLINE_CHARACTERS
+from torchscript_operator.serve.tokenizing import INLINE_CHARACTERS, readable, unreadable
 
 if TYPE_CHECKING:
     from torchscript_operator.serve.tokenizing import Tokenizing
@@ -28,6 +29,8 @@ Arrays = Mapping[str, NDArray[np.float32]]
 """Output name to array; its first axis is the batch."""
 Run = Callable[[Sequence[Row]], Awaitable[Sequence[Result]]]
 """Computes rows among those of all other requests and gives their results in the same order; may be called again."""
+INLINE_TOKENS = 2048
+"""Answers to up to this many tokens are made on the event loop: a thread's hand-over would cost more."""
 PUNCTUATION = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 """Where decoded word pieces have a space too many, in the order in which Transformers looks for them."""
 
@@ -53,10 +56,39 @@ class Prepared:
     """One or, for tasks that read an input in pieces, several."""
     context: Any = None
     """What `decode` needs to know of the input."""
+    spelled: int = 0
+    """Tokens that the answer spells, where these may be many more than were read."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows."""
+        return sum(row.length for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one request may take. It is made sure of while rows are made: a small body can ask for gigabytes of them."""
+
+    rows: int = 2048
+    tokens: int = 524288
+    """Read, and as many written."""
+
+    def check(self, rows: int, tokens: int, spelled: int = 0) -> None:
+        """Raise InputError for more."""
+        if rows > self.rows:
+            raise InputError(f"the inputs are more than {self.rows} rows: one request may hold no more")
+        if tokens > self.tokens:
+            raise InputError(f"the inputs are more than {self.tokens} tokens: one request may hold no more")
+        if spelled > self.tokens:
+            raise InputError(
+                f"the answers would spell more than {self.tokens} tokens: ask for fewer, by parameters.top_k"
+            )
 
 
 class Task(ABC):
     """Turns inputs into rows and a batch's outputs into answers."""
+
+    bounds = Bounds()
 
     def __init__(
         self, manifest: Manifest, config: Mapping[str, Any] | None = None, facts: Mapping[str, Any] | None = None
@@ -134,29 +166,56 @@ class TextTask(Task):
         items = inputs if isinstance(inputs, list) else [inputs]
 
         def prepare() -> list[Prepared]:
-            return [self.encode(item, options, tokenizing.tokenizer) for item in items]
+            found: list[Prepared] = []
+            rows = tokens = spelled = 0
+            for item in items:
+                one = self.encode(item, options, tokenizing.tokenizer)
+                rows, tokens, spelled = rows + len(one.rows), tokens + one.tokens, spelled + one.spelled
+                self.bounds.check(rows, tokens, spelled)
+                found.append(one)
+            return found
 
         # Long texts would hold up the requests of all others.
-        size = sum(map(len, texts_in(items)))
+        size = sum(map(len, texts_in([items, parameters])))
         prepared = prepare() if size <= INLINE_CHARACTERS else await asyncio.to_thread(prepare)
         results = iter(await run([row for one in prepared for row in one.rows]))
-        answers = [self.decode(one, [next(results) for _ in one.rows], options) for one in prepared]
+
+        def write() -> list[Any]:
+            return [self.decode(one, [next(results) for _ in one.rows], options) for one in prepared]
+
+        effort = sum(one.tokens + one.spelled for one in prepared)
+        answers = write() if effort <= INLINE_TOKENS else await asyncio.to_thread(write)
         return self.shape_answers(inputs, answers, options)
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """The artifact's sizes."""
+        return Buckets.of(self.manifest)
 
     @property
     def longest(self) -> int:
         """Most tokens of a row."""
-        return Buckets.of(self.manifest).longest
+        return self.buckets.longest
 
     def tokens(self, tokenizer: Tokenizer, options: Any, first: str, second: str | None = None) -> Encoding:
         """A text or a pair with the model's special tokens; with `truncation` cut to what the model takes.
 
         Of a pair the longer text is cut, token by token, as Transformers cuts it.
+        Raises TooLongError.
         """
-        encoding = tokenizer.encode(first, second)
-        if not options.truncation or len(encoding.ids) <= self.longest:
+        given = [part for part in (first, second) if part is not None]
+        read = [readable(part, self.longest, cut=options.truncation) for part in given]
+        encoding = tokenizer.encode(read[0], read[1] if second is not None else None)
+        if not options.truncation:
+            self.buckets.check(len(encoding.ids))
+        if len(encoding.ids) <= self.longest:
+            if read != given:
+                raise unreadable(max(given, key=len), self.longest)
             return encoding
-        parts = [tokenizer.encode(part, add_special_tokens=False) for part in (first, second) if part is not None]
+        parts = [tokenizer.encode(part, add_special_tokens=False) for part in read]
+        for part, text, whole in zip(parts, read, given, strict=True):
+            if len(text) < len(whole) and len(part.ids) <= self.longest:
+                raise unreadable(whole, self.longest)
         room = max(0, self.longest - tokenizer.num_special_tokens_to_add(is_pair=second is not None))
         lengths = [len(part.ids) for part in parts]
         while sum(lengths) > room:

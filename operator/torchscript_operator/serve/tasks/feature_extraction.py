@@ -71,8 +71,8 @@ class FeatureExtraction(Task):
         output = _output(self.manifest, TOKEN_VECTORS)
         if output is None or not tokenizing.available:
             raise InputError("this artifact has no token vectors or no tokenizer; use the Open Inference Protocol")
-        limit = Buckets.of(self.manifest).longest if parameters.get("truncation") else None
-        results = await run(await tokenizing.rows(texts, limit=limit, want="outputs"))
+        truncate = parameters.get("truncation", False)
+        results = await run(await tokenizing.rows(texts, Buckets.of(self.manifest), truncate=truncate, want="outputs"))
         answers = [result[output.name][None] for result in results]
         return answers[0] if isinstance(inputs, str) else answers
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,17 @@ from tokenizers import Tokenizer
 from torchscript_operator.serve.rows import INPUT_IDS
 from torchscript_operator.serve.tasks.base import InputError, Options, Prepared, TextTask, best_first, softmax, text
 
+MOST_TARGETS = 4096
+"""Texts of `targets`."""
+Target = Annotated[str, Field(max_length=256)]
+
 
 class FillMaskOptions(Options):
     """Parameters of fill-mask."""
 
     top_k: int = Field(default=5, ge=1)
     """Proposals for each mask."""
-    targets: str | list[str] | None = None
+    targets: Target | Annotated[list[Target], Field(max_length=MOST_TARGETS)] | None = None
     """Only these tokens are proposed; of a text that is no token, its first one."""
 
 
@@ -44,7 +49,13 @@ class FillMask(TextTask):
         if mask is None or not len(places):
             name = "a mask token" if mask is None else f"the mask token {tokenizer.id_to_token(mask)!r}"
             raise InputError(f"each text must hold {name}")
-        return Prepared((row,), _Masked(tokenizer, ids, places, self._targets(options.targets, tokenizer)))
+        targets = None
+        if options.targets is not None:
+            given = [options.targets] if isinstance(options.targets, str) else options.targets
+            targets = _ids_of(tokenizer, tuple(given))
+        proposals = min(options.top_k, tokenizer.get_vocab_size() if targets is None else len(targets))
+        spelled = len(places) * proposals * len(ids)
+        return Prepared((row,), _Masked(tokenizer, ids, places, targets), spelled)
 
     def decode(self, prepared: Prepared, results: Sequence[Mapping[str, NDArray[Any]]], options: Any) -> Any:
         """Proposals, the likeliest first; with several masks a list of them for each."""
@@ -78,17 +89,17 @@ class FillMask(TextTask):
             )
         return proposals
 
-    @staticmethod
-    def _targets(given: str | list[str] | None, tokenizer: Tokenizer) -> NDArray[np.int64] | None:
-        if given is None:
-            return None
-        found = set()
-        for target in [given] if isinstance(given, str) else given:
-            token = tokenizer.token_to_id(target)
-            if token is None:
-                token = next(iter(tokenizer.encode(target, add_special_tokens=False).ids), None)
-            if token is not None:
-                found.add(token)
-        if not found:
-            raise InputError("parameters.targets holds nothing that the model's vocabulary has")
-        return np.array(sorted(found))
+
+@lru_cache(maxsize=2)
+def _ids_of(tokenizer: Tokenizer, targets: tuple[str, ...]) -> NDArray[np.int64]:
+    """Ids of targets, in ascending order: the same for all texts of a request. Raises InputError for none."""
+    found = set()
+    for target in targets:
+        token = tokenizer.token_to_id(target)
+        if token is None:
+            token = next(iter(tokenizer.encode(target, add_special_tokens=False).ids), None)
+        if token is not None:
+            found.add(token)
+    if not found:
+        raise InputError("parameters.targets holds nothing that the model's vocabulary has")
+    return np.array(sorted(found))

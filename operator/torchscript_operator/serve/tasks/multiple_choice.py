@@ -5,13 +5,16 @@ over a prompt's choices, the best first.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from torchscript_operator.serve.tasks.base import InputError, Prepared, TextTask, best_first, fields, softmax, text
+
+if TYPE_CHECKING:
+    from torchscript_operator.serve.rows import Row
 
 
 class MultipleChoice(TextTask):
@@ -23,7 +26,14 @@ class MultipleChoice(TextTask):
         prompt, choices = text(asked["prompt"], "prompt"), asked["choices"]
         if not isinstance(choices, list) or not choices:
             raise InputError("choices must be a list of texts")
-        rows = [self.row(self.tokens(tokenizer, options, prompt, text(choice, "each choice"))) for choice in choices]
+        rows: list[Row] = []
+        tokens = 0
+        for choice in choices:
+            row = self.row(self.tokens(tokenizer, options, prompt, text(choice, "each choice")))
+            tokens += row.length
+            # The prompt is read once more for each: some kilobytes of choices could keep a processor busy for hours.
+            self.bounds.check(len(rows) + 1, tokens)
+            rows.append(row)
         return Prepared(tuple(rows), choices)
 
     def decode(self, prepared: Prepared, results: Sequence[Mapping[str, NDArray[Any]]], options: Any) -> Any:  # noqa: ARG002

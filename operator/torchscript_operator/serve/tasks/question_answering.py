@@ -14,9 +14,12 @@ from pydantic import Field
 from tokenizers import Encoding, Tokenizer
 
 from torchscript_operator.serve.tasks.base import InputError, Options, Prepared, TextTask, fields, text
+from torchscript_operator.serve.tokenizing import CHARACTERS_PER_TOKEN, readable
 
 MAXIMUM_WINDOW = 384
 """Tokens of a window where a model takes more: what such models are trained with."""
+MOST_CHARACTERS = 262144
+"""Of a context: its tokens keep a processor busy for as long as a request may take."""
 MAXIMUM_OVERLAP = 128
 """Tokens that a window shares with the one before."""
 EXCLUDED = -10000.0
@@ -28,7 +31,7 @@ class AnswerOptions(Options):
 
     top_k: int = Field(default=1, ge=1)
     """Answers; with one the answer stands alone, with more they are a list."""
-    max_answer_len: int = Field(default=15, ge=1)
+    max_answer_len: int = Field(default=15, ge=1, le=512)
     """Tokens of an answer."""
     max_seq_len: int | None = Field(default=None, ge=1)
     """Tokens of a window, the question's included; 384 or what the model takes."""
@@ -66,7 +69,10 @@ class QuestionAnswering(TextTask):
             self.facts.get("modelMaxLength", MAXIMUM_WINDOW), MAXIMUM_WINDOW, self.longest
         )
         overlap = min(window // 2, MAXIMUM_OVERLAP) if options.doc_stride is None else options.doc_stride
-        asking = tokenizer.encode(question, add_special_tokens=False)
+        most = max(MOST_CHARACTERS, CHARACTERS_PER_TOKEN * self.longest)
+        if len(context) > most:
+            raise InputError(f"a context may have {most} characters: ask of its parts")
+        asking = tokenizer.encode(readable(question, self.longest, cut=False), add_special_tokens=False)
         reading = tokenizer.encode(context, add_special_tokens=False)
         room = window - len(asking.ids) - tokenizer.num_special_tokens_to_add(is_pair=True)
         if room <= overlap and len(reading.ids) > room:
@@ -75,6 +81,13 @@ class QuestionAnswering(TextTask):
                 f"tokens that share {overlap}: shorten the question, or lower parameters.doc_stride"
             )
         if len(reading.ids) > room:
+            # Before they are made: windows that share all but one token are as many as there are tokens.
+            count = 1 - (len(reading.ids) - room) // (overlap - room)
+            if count > self.bounds.rows or count * window > self.bounds.tokens:
+                raise InputError(
+                    f"the context takes {count} windows of {window} tokens, which is too much for one request: "
+                    "ask of its parts, or lower parameters.doc_stride"
+                )
             reading.truncate(room, stride=overlap)
         windows = tuple(tokenizer.post_process(asking, piece) for piece in (reading, *reading.overflowing))
         return Prepared(tuple(self.row(encoding) for encoding in windows), _Windows(context, windows))
@@ -95,6 +108,9 @@ class QuestionAnswering(TextTask):
             for span in _spans(starts, ends, allowed, count, options.max_answer_len):
                 begin, end = _characters(encoding, span, words=options.align_to_words)
                 _merge(answers, windows.context, begin, end, span.score)
+        if not answers:
+            # The scores of all tokens are next to none beside that of the class token.
+            answers.append({"score": 0.0, "start": 0, "end": 0, "answer": ""})
         if options.handle_impossible_answer:
             answers.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
         answers = sorted(answers, key=lambda answer: -float(answer["score"]))[: options.top_k]
@@ -118,11 +134,17 @@ def _probabilities(scores: NDArray[Any], allowed: NDArray[np.bool_]) -> NDArray[
 def _spans(
     starts: NDArray[Any], ends: NDArray[Any], allowed: NDArray[np.bool_], count: int, longest: int
 ) -> list[_Span]:
-    """The likeliest spans of at most `longest` tokens, the likeliest first."""
-    products = np.tril(np.triu(np.outer(starts, ends)), longest - 1).reshape(-1)
-    places = np.argsort(-products, kind="stable")[:count]
-    found = (_Span(int(place // len(ends)), int(place % len(ends)), float(products[place])) for place in places)
-    return [span for span in found if allowed[span.first] and allowed[span.last]]
+    """The likeliest spans of at most `longest` tokens that are possible at all, of equals the first first."""
+    widest = min(longest, len(ends))
+    # One row for each first token, one column for each length; behind the end nothing is possible.
+    beyond = np.concatenate([ends, np.zeros(widest - 1, dtype=ends.dtype)])
+    products = (starts[:, None] * np.lib.stride_tricks.sliding_window_view(beyond, widest)).reshape(-1)
+    found: list[_Span] = []
+    for place in np.argsort(-products, kind="stable")[:count].tolist():
+        first, length = divmod(place, widest)
+        if products[place] > 0 and allowed[first] and allowed[first + length]:
+            found.append(_Span(first, first + length, float(products[place])))
+    return found
 
 
 def _characters(encoding: Encoding, span: _Span, *, words: bool) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from tokenizers import Tokenizer
 
 from torchscript_operator.serve.tasks.base import Options, Prepared, TextTask, best_first, fields, softmax, text
@@ -13,7 +14,7 @@ from torchscript_operator.serve.tasks.base import Options, Prepared, TextTask, b
 class ClassificationOptions(Options):
     """Parameters of text-classification."""
 
-    top_k: int | None = None
+    top_k: int | None = Field(default=None, ge=1)
     """Classes in the answer; null, when it is given, for all. Without it, the best one alone."""
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
     """What makes scores of the model's logits; the model's config decides when absent."""
