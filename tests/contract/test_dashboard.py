@@ -295,8 +295,28 @@ def test_the_parity_report_is_shown_from_its_store(dashboard: Running, opened: O
 def test_a_report_that_cannot_be_read_says_why(dashboard: Running, opened: Opened) -> None:
     dashboard.cluster.add("parity_failed")
     page = opened("#/ml/minilm", "Failed to load resource")
+    page.set_viewport_size({"width": 1280, "height": 560})
     page.locator(".open-report").click()
     expect(page.locator(".report .next")).to_contain_text("tsm")
+    expect(page.locator(".report .next")).to_be_in_viewport(ratio=1)
+
+
+def test_what_is_scrolled_away_leaves_no_trace_above_the_way_back(dashboard: Running, opened: Opened) -> None:
+    dashboard.cluster.add("serving")
+    # Where a pixel of the page is no whole number of the screen's, edges of boxes do not meet exactly.
+    page = opened("#/ml/minilm", device_scale_factor=1.5)
+    expect(page.locator(".conditions table")).to_be_attached()
+    top = "element => element.getBoundingClientRect().top"
+    page.locator("#detail").evaluate("element => element.scrollTo(0, 200)")
+    assert page.locator(".crumb").evaluate(top) < page.locator("#detail").evaluate(top)
+
+
+def test_the_age_of_an_event_stays_on_its_line(dashboard: Running, opened: Opened) -> None:
+    dashboard.cluster.add("rolled_back", hours=2)
+    page = opened("#/ml/minilm")
+    times = page.locator(".events time")
+    expect(times.filter(has_text=re.compile(r"\dh\d\dm ago"))).not_to_have_count(0)
+    assert set(times.evaluate_all("all => all.map((each) => each.getClientRects().length)")) == {1}
 
 
 def test_what_may_not_be_read_is_left_out_and_told(dashboard: Running, browser: Browser, tmp_path: Path) -> None:

@@ -248,6 +248,14 @@ def test_credentials_plugin_that_fails_is_one_message(tmp_path: Path) -> None:
         cluster.version()
 
 
+def test_connection_that_dies_unnoticed_is_found_dead(tmp_path: Path) -> None:
+    # A log that is followed has no time limit, and a machine that slept sends no word when it wakes.
+    with serving(lambda _: (200, b'{"gitVersion": "v1"}')) as server, cluster_of(server, tmp_path) as cluster:
+        cluster.version()
+        options = cluster.client.rest_client.pool_manager.connection_pool_kw["socket_options"]
+    assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1) in options
+
+
 OLD, NEW = {"token": "old"}, {"token": "new"}
 
 

@@ -314,6 +314,8 @@ def connect(options: Options) -> Iterator[Cluster]:
     # One try: the library would go on trying, and tell of each try on the terminal.
     configuration.retries = False
     configuration.connection_pool_maxsize = CONNECTIONS
+    # Logs are followed without a time limit: a connection that died with a sleeping machine's network is found dead.
+    configuration.keep_alive = True
     chosen, renewal = kubeconfig.files(options.kubeconfig), None
     there = any(kubeconfig.has_text(part) for part in chosen.split(os.pathsep))
     if not there and options.context is None and SERVICE_ACCOUNT_NAMESPACE.is_file():

@@ -277,6 +277,7 @@ export class Detail {
     if (!answer?.ok) {
       const told = answer ? await answer.json() : { message: "tsm dashboard does not answer.", advice: "" };
       this.report.lastChild.replaceWith(h("div", { class: "failure" }, h("p", {}, icon("warn"), " ", told.message), told.advice ? h("p", { class: "next" }, h("b", {}, "Next"), " ", told.advice) : ""));
+      this.report.scrollIntoView({ block: "nearest" });
       return;
     }
     const frame = h("iframe", { src: address, title: `Parity report of ${this.key}, ${target}`, sandbox: "", referrerpolicy: "no-referrer" });
