@@ -7,15 +7,19 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
+from typer.testing import CliRunner
 
 from tests.unit import views
-from tests.unit.views import FakeCluster
+from tests.unit.views import FakeCluster, connected
 from tests.unit.world import SETTINGS, START, World, spec
 from torchscript_operator.cli import failures, status
 from torchscript_operator.cli.ages import age, duration, seconds_of
+from torchscript_operator.cli.cluster import access
 from torchscript_operator.cli.cluster.read import ModelView, Reading, parse, read
 from torchscript_operator.cli.formats import View
+from torchscript_operator.cli.main import app
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "cli"
 EXPECTED_STATES = {
@@ -129,6 +133,19 @@ def test_model_for_programs_has_its_failures_and_next_steps(capsys: pytest.Captu
     assert found["failures"][0]["exitCode"] == 84
     assert found["failures"][0]["nextStep"]
     assert found["targets"][0]["lastFailure"]["reason"] == "ParityFailed"
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_one_name_in_all_namespaces_is_one_document_with_a_list(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = views.view(views.serving())
+    other = parse({**one.body, "metadata": {**one.body["metadata"], "namespace": "other"}})
+    for cluster, namespaces in ((FakeCluster(one, other, namespace=None), ["ml", "other"]), (FakeCluster(one), ["ml"])):
+        cluster.namespace = None
+        monkeypatch.setattr(access, "connect", lambda _options, cluster=cluster: connected(cluster))
+        result = CliRunner().invoke(app, ["status", "minilm", "-A", "-o", form])
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout) if form == "json" else yaml.safe_load(result.stdout)
+        assert [each["namespace"] for each in found["models"]] == namespaces
 
 
 def test_children_are_given_to_their_own_model() -> None:

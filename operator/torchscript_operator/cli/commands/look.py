@@ -78,8 +78,12 @@ def status(
             views.show_list(found, form, progress.now(), output.console(), cluster.namespace)
             return
         found = read.read(cluster, access.split_name(name), "events")
-    for view in found.models:
-        views.show(view, form, progress.now(), output.console())
+    if all_namespaces and form.form is not Format.TABLE:
+        # Models of one name may be several: programs are given a list, however many there are.
+        views.show_list(found, form, progress.now(), output.console(), None)
+    else:
+        for view in found.models:
+            views.show(view, form, progress.now(), output.console())
     for missing in found.missing:
         output.remark(missing)
 
