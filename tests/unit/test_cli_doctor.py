@@ -133,6 +133,19 @@ def test_own_rights_are_told_by_command(cluster: FakeCluster, forbidden: set[str
     assert [check.verdict for check in checks] == [verdict]
 
 
+def test_every_right_that_a_command_needs_is_asked_for(cluster: FakeCluster) -> None:
+    for resource, command in (
+        ("torchscriptmodels", "history"),
+        ("horizontalpodautoscalers", "plan"),
+        ("poddisruptionbudgets", "plan"),
+        ("services", "plan"),
+        ("nodes", "plan's nodes"),
+    ):
+        cluster.forbidden = {resource}
+        (check,) = doctor._rights(doctor.Patient(cluster))
+        assert re.search(rf"\b{command}\b[^;:]*: no [^;]*{resource}", check.found), (resource, check.found)
+
+
 def operator(ready: int = 1, replicas: int = 1, version: str | None = __version__) -> Installation:
     labels = {installation.VERSION_LABEL: version} if version else {}
     template = {"spec": {"containers": [{"image": "operator:1"}]}}

@@ -34,7 +34,8 @@ MARKS: dict[Verdict, str] = {"ok": "✓", "warn": "!", "fail": "✗", "unknown":
 OLDEST = (1, 31)
 """The oldest Kubernetes that the chart takes."""
 READS = (
-    ("status, wait, history", GROUP, PLURAL, "", "list"),
+    ("status, wait, plan", GROUP, PLURAL, "", "list"),
+    ("status of one model, history, logs, report", GROUP, PLURAL, "", "get"),
     ("status of one model", "", "pods", "", "list"),
     ("status of one model", "batch", "jobs", "", "list"),
     ("status of one model", "apps", "deployments", "", "list"),
@@ -43,7 +44,14 @@ READS = (
     ("logs, wait", "", "pods", "log", "get"),
 )
 """What a command needs: command, API group, resource, subresource, verb."""
-WRITES = (("retry, rollback, suspend, resume", GROUP, PLURAL, "", "patch"), ("plan", "", "nodes", "", "list"))
+MORE = (
+    ("retry, rollback, suspend, resume", GROUP, PLURAL, "", "patch"),
+    ("plan", "", "services", "", "get"),
+    ("plan", "autoscaling", "horizontalpodautoscalers", "", "get"),
+    ("plan", "policy", "poddisruptionbudgets", "", "get"),
+    ("plan's nodes", "", "nodes", "", "list"),
+    ("dashboard without delay", GROUP, PLURAL, "", "watch"),
+)
 QUESTIONS_AT_ONCE = 8
 """Of what somebody may do."""
 STORE_REASONS = frozenset(
@@ -147,7 +155,7 @@ def _fields(schema: Json) -> set[str]:
 def _rights(patient: Patient) -> Iterator[Check]:
     namespace = patient.cluster.namespace
     lacking: dict[str, list[str]] = {}
-    needed = (*READS, *WRITES)
+    needed = (*READS, *MORE)
     questions = [
         {"resourceAttributes": _about(group, resource, subresource, verb, None if resource == "nodes" else namespace)}
         for _, group, resource, subresource, verb in needed
