@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal, get_args
@@ -18,7 +17,7 @@ from torchscript_operator.artifact.failures import FailureReason, WorkerError
 from torchscript_operator.artifact.request import StoreLocation
 from torchscript_operator.artifact.store import open_store
 from torchscript_operator.cli import output
-from torchscript_operator.cli.cluster import installation, nodes, read
+from torchscript_operator.cli.cluster import installation, nodes, read, rights
 from torchscript_operator.cli.cluster.access import ApiError, Cluster, Json
 from torchscript_operator.cli.cluster.installation import Installation
 from torchscript_operator.cli.cluster.read import ModelView
@@ -33,27 +32,6 @@ STYLES: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "bold red
 MARKS: dict[Verdict, str] = {"ok": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
 OLDEST = (1, 31)
 """The oldest Kubernetes that the chart takes."""
-READS = (
-    ("status, wait, plan", GROUP, PLURAL, "", "list"),
-    ("status of one model, history, logs, report", GROUP, PLURAL, "", "get"),
-    ("status of one model", "", "pods", "", "list"),
-    ("status of one model", "batch", "jobs", "", "list"),
-    ("status of one model", "apps", "deployments", "", "list"),
-    ("status of one model", "", "services", "", "list"),
-    ("status of one model", "", "events", "", "list"),
-    ("logs, wait", "", "pods", "log", "get"),
-)
-"""What a command needs: command, API group, resource, subresource, verb."""
-MORE = (
-    ("retry, rollback, suspend, resume", GROUP, PLURAL, "", "patch"),
-    ("plan", "", "services", "", "get"),
-    ("plan", "autoscaling", "horizontalpodautoscalers", "", "get"),
-    ("plan", "policy", "poddisruptionbudgets", "", "get"),
-    ("plan's nodes", "", "nodes", "", "list"),
-    ("dashboard without delay", GROUP, PLURAL, "", "watch"),
-)
-QUESTIONS_AT_ONCE = 8
-"""Of what somebody may do."""
 STORE_REASONS = frozenset(
     reason.value
     for reason in (FailureReason.STORE_NOT_FOUND, FailureReason.STORE_ACCESS_DENIED, FailureReason.STORE_UNREACHABLE)
@@ -154,40 +132,14 @@ def _fields(schema: Json) -> set[str]:
 
 def _rights(patient: Patient) -> Iterator[Check]:
     namespace = patient.cluster.namespace
-    lacking: dict[str, list[str]] = {}
-    needed = (*READS, *MORE)
-    questions = [
-        {"resourceAttributes": _about(group, resource, subresource, verb, None if resource == "nodes" else namespace)}
-        for _, group, resource, subresource, verb in needed
-    ]
-    answers = _allowed(patient.cluster, "selfsubjectaccessreviews", questions)
-    for (command, _, resource, subresource, verb), allowed in zip(needed, answers, strict=True):
-        if not allowed:
-            lacking.setdefault(command, []).append(f"{verb} {resource}{'/' if subresource else ''}{subresource}")
+    lacking = rights.lacking(patient.cluster)
     where = f"in {namespace}" if namespace else "in all namespaces"
     if not lacking:
         yield Check("your rights", "ok", f"every command may do its work {where}")
         return
-    readable = READS[0][0] not in lacking
-    said = "; ".join(f"{command}: no {', '.join(rights)}" for command, rights in lacking.items())
+    said = "; ".join(f"{command}: no {', '.join(found)}" for command, found in lacking.items())
     remedy = "Ask for a RoleBinding to the chart's view or edit role, or to the verbs named."
-    yield Check("your rights", "warn" if readable else "fail", f"{where}: {said}", remedy)
-
-
-def _about(group: str, resource: str, subresource: str, verb: str, namespace: str | None) -> Json:
-    """What a review asks for; in all namespaces where none is given."""
-    found = {"group": group, "resource": resource, "subresource": subresource, "verb": verb}
-    return found | ({"namespace": namespace} if namespace else {})
-
-
-def _allowed(cluster: Cluster, review: str, questions: Sequence[Json]) -> list[bool]:
-    """The answer to each; several are asked at once, since a list of namespaces makes hundreds of them. ApiError."""
-
-    def ask(question: Json) -> bool:
-        return bool(cluster.ask("authorization.k8s.io/v1", review, question).get("allowed"))
-
-    with ThreadPoolExecutor(QUESTIONS_AT_ONCE) as pool:
-        return list(pool.map(ask, questions))
+    yield Check("your rights", "fail" if rights.FIRST in lacking else "warn", f"{where}: {said}", remedy)
 
 
 def _operator(patient: Patient) -> Iterator[Check]:
@@ -228,36 +180,12 @@ def _operator_rights(patient: Patient) -> Iterator[Check]:
     if patient.operator is None:
         yield Check(name, "unknown", "no operator was found")
         return
-    settings = patient.operator.settings
-    watched: Sequence[str | None] = (settings.watch_namespaces if settings else ()) or (None,)
-    needed = [
-        (verb, resource, group, namespace)
-        for namespace in watched
-        for group, resources, verbs in installation.RIGHTS
-        for resource in resources
-        for verb in verbs
-    ]
-    user, groups = patient.operator.user, _groups(patient.operator)
-    questions = []
-    for verb, resource, group, namespace in needed:
-        plural, _, subresource = resource.partition("/")
-        about = _about(group, plural, subresource, verb, namespace)
-        questions.append({"user": user, "groups": groups, "resourceAttributes": about})
-    answers = _allowed(patient.cluster, "subjectaccessreviews", questions)
-    lacking = [
-        f"{verb} {resource}" + (f" in {namespace}" if namespace else "")
-        for (verb, resource, _, namespace), allowed in zip(needed, answers, strict=True)
-        if not allowed
-    ]
+    user, lacking = patient.operator.user, rights.lacking_of(patient.operator, patient.cluster)
     if lacking:
         remedy = "Let the chart create them (rbac.create), or add them to the operator's role."
-        yield Check(name, "fail", f"{patient.operator.user} may not: {', '.join(lacking)}", remedy)
+        yield Check(name, "fail", f"{user} may not: {', '.join(lacking)}", remedy)
     else:
-        yield Check(name, "ok", f"{patient.operator.user} may do all that the chart gives it")
-
-
-def _groups(operator: Installation) -> list[str]:
-    return ["system:serviceaccounts", f"system:serviceaccounts:{operator.namespace}", "system:authenticated"]
+        yield Check(name, "ok", f"{user} may do all that the chart gives it")
 
 
 def _models(patient: Patient) -> Iterator[Check]:
