@@ -30,6 +30,8 @@ class Server:
     port: int = 0
     asked: list[tuple[str, str, str, str]] = field(default_factory=list)
     """Method, path, Authorization and Content-Type of each request."""
+    headers: list[list[tuple[str, str]]] = field(default_factory=list)
+    """Those of each request by which a user acts as another."""
 
 
 def handler(server: Server) -> type[BaseHTTPRequestHandler]:
@@ -40,6 +42,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             given = (self.headers.get("Authorization", ""), self.headers.get("Content-Type", ""))
             server.asked.append((self.command, self.path, *given))
+            server.headers.append([(n, v) for n, v in self.headers.items() if n.startswith("Impersonate-")])
             status, body = server.answer(self.path)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -254,6 +257,23 @@ def test_connection_that_dies_unnoticed_is_found_dead(tmp_path: Path) -> None:
         cluster.version()
         options = cluster.client.rest_client.pool_manager.connection_pool_kw["socket_options"]
     assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1) in options
+
+
+def test_user_that_acts_as_another_does_so(tmp_path: Path) -> None:
+    person = {"as": "viewer", "as-uid": "7", "as-groups": ["team-a", "team-b"], "as-user-extra": {"ex/a": ["1"]}}
+    with serving(lambda _: (200, b'{"gitVersion": "v1"}')) as server:
+        path = kubeconfig(tmp_path, server.port, **OLD, **person)
+        with connect(Options(kubeconfig=path)) as cluster:
+            cluster.within("other").version()
+    assert server.headers == [
+        [
+            ("Impersonate-User", "viewer"),
+            ("Impersonate-Uid", "7"),
+            ("Impersonate-Group", "team-a"),
+            ("Impersonate-Group", "team-b"),
+            ("Impersonate-Extra-ex%2Fa", "1"),
+        ]
+    ]
 
 
 OLD, NEW = {"token": "old"}, {"token": "new"}

@@ -81,19 +81,27 @@ def split_name(text: str) -> str:
 class Cluster:
     """An API server as the user sees it."""
 
-    def __init__(self, client: ApiClient, namespace: str | None, context: str, renewal: Renewal | None = None) -> None:
+    def __init__(
+        self,
+        client: ApiClient,
+        namespace: str | None,
+        context: str,
+        renewal: Renewal | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
         """Take an open client, the namespace to look at (None: all), and what the cluster is called in messages.
 
-        renewal: where to look for other credentials, when these have had their time.
+        renewal: where to look for other credentials, when these have had their time. headers: of every request.
         """
         self.client = client
         self.namespace = namespace
         self.context = context
         self.renewal = renewal
+        self.headers = tuple(headers)
 
     def within(self, namespace: str) -> "Cluster":
         """The same cluster, looked at in one namespace."""
-        return Cluster(self.client, namespace, self.context, self.renewal)
+        return Cluster(self.client, namespace, self.context, self.renewal, self.headers)
 
     def get(self, api_version: str, plural: str, namespace: str | None, name: str) -> Json | None:
         """One object, or None. ApiError."""
@@ -249,7 +257,9 @@ class Cluster:
         self, method: str, where: str, body: Json | None, content: str, timeout: float | None
     ) -> tuple[RESTResponse, str | None]:
         """Ask once; the answer, and the token that was shown."""
-        headers = {"Accept": "application/json, */*", "User-Agent": MANAGER}
+        headers = urllib3.HTTPHeaderDict({"Accept": "application/json, */*", "User-Agent": MANAGER})
+        for name, value in self.headers:
+            headers.add(name, value)
         if body is not None:
             headers["Content-Type"] = content
         url = f"{self.client.configuration.host}{where}"
@@ -317,14 +327,16 @@ def connect(options: Options) -> Iterator[Cluster]:
     # Logs are followed without a time limit: a connection that died with a sleeping machine's network is found dead.
     configuration.keep_alive = True
     chosen, renewal = kubeconfig.files(options.kubeconfig), None
+    headers: tuple[tuple[str, str], ...] = ()
     there = any(kubeconfig.has_text(part) for part in chosen.split(os.pathsep))
     if not there and options.context is None and SERVICE_ACCOUNT_NAMESPACE.is_file():
         load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         name: str = "this cluster"
         default: str | None = SERVICE_ACCOUNT_NAMESPACE.read_text().strip()
     else:
-        name, default = kubeconfig.load(chosen, options.context, configuration)
+        loaded = kubeconfig.load(chosen, options.context, configuration)
+        name, default, headers = loaded.context, loaded.namespace, loaded.headers
         renewal = Renewal(chosen, name, configuration)
     namespace = None if options.all_namespaces else options.namespace or default or "default"
     with ApiClient(configuration) as client:
-        yield Cluster(client, namespace, name, renewal)
+        yield Cluster(client, namespace, name, renewal, headers)

@@ -5,8 +5,11 @@ import math
 import os
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from kubernetes.client.configuration import Configuration
@@ -33,11 +36,22 @@ def has_text(part: str) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def load(chosen: str, context: str | None, configuration: Configuration) -> tuple[str, str | None]:
-    """Fill in the configuration; returns the context's name and its namespace. CliError where none can be used."""
+@dataclass(frozen=True)
+class Loaded:
+    """What a kubeconfig says beside what a Configuration has room for."""
+
+    context: str
+    namespace: str | None
+    headers: tuple[tuple[str, str], ...]
+    """By which the user acts as another; a name may be there several times."""
+
+
+def load(chosen: str, context: str | None, configuration: Configuration) -> Loaded:
+    """Fill in the configuration. CliError where none can be used."""
     try:
         read: list[dict[str, Any]] = [*KubeConfigMerger(chosen).config_files.values()]  # type: ignore[no-untyped-call]
-        name, namespace = _context(read, context)
+        name, found = _context(read, context)
+        headers = tuple(_impersonating(_entries(read, "users", "user").get(found.get("user"), {})))
         load_kube_config(  # type: ignore[no-untyped-call]
             config_file=chosen, context=name, client_configuration=configuration, persist_config=False
         )
@@ -45,7 +59,20 @@ def load(chosen: str, context: str | None, configuration: Configuration) -> tupl
         said = str(error).splitlines()[0]
         advice = "Name one by --kubeconfig or $KUBECONFIG, and a context by --context."
         raise CliError(f"There is no usable kubeconfig ({chosen}): {said}", REFUSED, advice) from error
-    return name, namespace
+    return Loaded(name, found.get("namespace"), headers)
+
+
+def _impersonating(user: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Headers of the fields by which a kubeconfig's user acts as another; the library passes them over."""
+    if name := user.get("as"):
+        yield "Impersonate-User", str(name)
+    if uid := user.get("as-uid"):
+        yield "Impersonate-Uid", str(uid)
+    for group in user.get("as-groups") or []:
+        yield "Impersonate-Group", str(group)
+    for key, values in (user.get("as-user-extra") or {}).items():
+        for value in values:
+            yield f"Impersonate-Extra-{quote(str(key), safe='')}", str(value)
 
 
 class Renewal:
@@ -78,15 +105,21 @@ class Renewal:
         return found["value"] if found else None
 
 
-def _context(read: list[dict[str, Any]], wanted: str | None) -> tuple[str, str | None]:
-    """The context that is named, else that of the first file which names one, with its namespace.
+def _entries(read: list[dict[str, Any]], plural: str, singular: str) -> dict[Any, dict[str, Any]]:
+    """What has a name in a kubeconfig; the first file's where several have the same."""
+    known: dict[Any, dict[str, Any]] = {}
+    for each in read:
+        for entry in each.get(plural) or []:
+            known.setdefault(entry["name"], entry.get(singular) or {})
+    return known
+
+
+def _context(read: list[dict[str, Any]], wanted: str | None) -> tuple[str, dict[str, Any]]:
+    """The context that is named, else that of the first file which names one: its name and what it holds.
 
     The library takes the last file's, and none at all where that one has gone, also when another is asked for.
     """
-    known: dict[str, Any] = {}
-    for each in read:
-        for entry in each.get("contexts") or []:
-            known.setdefault(entry["name"], entry.get("context") or {})
+    known = _entries(read, "contexts", "context")
     if not known:
         raise ConfigException("No configuration found: it has no context.")
     active = wanted or next((str(found) for each in read if (found := each.get("current-context"))), None)
@@ -95,4 +128,4 @@ def _context(read: list[dict[str, Any]], wanted: str | None) -> tuple[str, str |
         raise CliError("The kubeconfig has no current context.", REFUSED, f"Choose one with --context: {names}.")
     if active not in known:
         raise CliError(f"The kubeconfig has no context {active!r}.", REFUSED, f"Its contexts: {names}.")
-    return active, known[active].get("namespace")
+    return active, known[active]
