@@ -324,6 +324,19 @@ def test_other_claim_with_the_same_path_is_another_export(change: dict[str, obje
     assert len(world.created) == 2
 
 
+@pytest.mark.parametrize(("text", "fits"), [("x" * 1900, True), ("x" * 2100, False), ("ä" * 1100, False)])
+def test_samples_that_no_environment_variable_holds_are_refused_with_a_way_out(text: str, fits: bool) -> None:
+    world = World(spec(inputs={"samples": {"texts": [text] * 64}}))
+    world.settle()
+    assert (len(world.created) == 1) is fits
+    assert (world.condition(conditions.STALLED).status == "False") is fits
+    if not fits:
+        failure = world.target().last_failure
+        assert failure is not None
+        assert (failure.stage, failure.reason) == ("request", "InvalidRequest")
+        assert "spec.inputs.samples.configMap" in world.condition(conditions.READY).message
+
+
 def test_other_default_worker_image_is_another_export() -> None:
     world = World()
     world.serves()

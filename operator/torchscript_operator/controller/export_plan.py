@@ -294,8 +294,14 @@ def _still_proven(model: Model, known: TargetStatus, attempt: str, identity: str
     return known.attempt == attempt or (known.request == identity and followed and not lost)
 
 
+def _oversized(wanted: ExportRequest) -> Finding | None:
+    """Texts that the schema allows and a container does not."""
+    said = jobs.oversized(wanted)
+    return None if said is None else Finding("request", FailureReason.INVALID_REQUEST.value, said)
+
+
 def _incompatible(known: TargetStatus, finding: Finding, now: datetime) -> ExportPlan:
-    """A target whose pods would go where its files cannot run: nothing is started, and no attempt is used up."""
+    """A target whose pods could not do what they are for: nothing is started, and no attempt is used up."""
     failure = failure_status(finding, None, now)
     before = known.last_failure
     if before is not None and before.model_copy(update={"time": failure.time}) == failure:
@@ -318,7 +324,7 @@ def plan(model: Model, target: Target, settings: Settings, observed: Observed, n
         artifact = known.artifact.model_copy(update={"store": store})
         status = known.model_copy(update={"state": "Proven", "last_failure": None, "artifact": artifact})
         result = ExportPlan(status, message=f"Artifact {known.key} is stored and proven.")
-    elif (finding := placement.preflight(model, target, settings)) is not None:
+    elif (finding := placement.preflight(model, target, settings) or _oversized(wanted)) is not None:
         result = _incompatible(known, finding, now)
     else:
         result = this.step()

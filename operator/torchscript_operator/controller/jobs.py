@@ -18,6 +18,12 @@ SEARCHED = ("int8", "auto")
 """Precisions whose form is found by measuring; only for these does the budget belong to the request."""
 
 
+VARIABLE_BYTES = 128 * 1024
+"""Linux takes no environment variable of so many bytes, its name included (MAX_ARG_STRLEN in execve(2))."""
+MARGIN_BYTES = 1024
+"""For the variable's name, and for what the request of a second step has more."""
+
+
 class NoArtifactStoreError(Exception):
     """Neither the model nor the operator's settings name a store."""
 
@@ -112,6 +118,17 @@ def export_request(model: Model, target: Target, settings: Settings) -> request.
         ),
         worker_image=worker_image(target, settings),
         proof=None if target.verify is None else "Deferred",
+    )
+
+
+def oversized(wanted: request.ExportRequest) -> str | None:
+    """Why no container would start with a request; None for one that fits."""
+    size, most = len(wanted.to_json().encode()), VARIABLE_BYTES - MARGIN_BYTES
+    if size <= most:
+        return None
+    return (
+        f"The request to the worker has {size} bytes and an environment variable holds {most}. Give fewer or shorter "
+        "texts in spec.inputs.samples.texts, or put 100 KiB of them into a ConfigMap (spec.inputs.samples.configMap)."
     )
 
 

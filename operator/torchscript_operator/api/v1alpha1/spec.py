@@ -125,7 +125,7 @@ class Samples(ApiModel):
     texts: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] | None, Field(min_length=1, max_length=64)
     ] = None
-    """The texts themselves."""
+    """The texts themselves, some 120 KiB at most; what is longer is refused before an export starts."""
     config_map: ConfigMapKey | None = None
     """A ConfigMap that holds the texts. A change of its name starts an export, a change of its content does not."""
 
