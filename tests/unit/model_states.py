@@ -241,10 +241,11 @@ def child_rejected() -> World:
 def invalid_spec() -> World:
     """Stored by an older or newer API: the operator cannot read the spec."""
     world = _serving()
+    observed = world.observed()
     world.body["spec"] = {"source": {"carrierPigeon": {}}, "task": "feature-extraction"}
     world.body["metadata"]["generation"] += 1
     model = Model.unreadable(world.body)
-    return _told(world, planning.stalled(model, "InvalidSpec", "The spec does not fit the schema.", world.now))
+    return _told(world, planning.stalled(model, "InvalidSpec", "The spec does not fit the schema.", world.now, observed))
 
 
 def deleting() -> World:

@@ -148,6 +148,19 @@ async def test_service_that_was_changed_is_read_and_put_right() -> None:
     assert await site.makes_pass() == ["get model", "get deployments", "get services", "apply Service"]
 
 
+async def test_model_of_an_invalid_spec_is_told_with_whether_it_still_answers() -> None:
+    site = Site()
+    await serves(site)
+    site.world.body["spec"] = {"source": {"carrierPigeon": {}}, "task": "feature-extraction"}
+    told = []
+    for available in (1, 0, 1):
+        site.world.deployments["minilm-cpu"]["status"]["availableReplicas"] = available
+        assert (await site.makes_pass())[:2] == ["get model", "get deployments"]
+        conditions_now = {item["type"]: item for item in site.world.body["status"]["conditions"]}
+        told.append((conditions_now["Ready"]["status"], conditions_now["Stalled"]["reason"]))
+    assert told == [("True", "InvalidSpec"), ("False", "InvalidSpec"), ("True", "InvalidSpec")]
+
+
 async def test_service_that_is_gone_is_made_again() -> None:
     site = Site()
     await serves(site)

@@ -8,6 +8,9 @@ from torchscript_operator.api import conditions
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
 from torchscript_operator.controller import plan as planning
 from torchscript_operator.controller.model import Model
+from torchscript_operator.controller.observed import Observed
+from torchscript_operator.controller.plan import Plan
+from torchscript_operator.controller.reconcile import dump_status
 
 SOURCE_FAILURES = [reason for reason in FailureReason if reason.value.startswith("Source")]
 
@@ -182,17 +185,43 @@ def test_refused_child_leaves_a_serving_model_ready() -> None:
     assert told[conditions.STALLED].status == "True"
 
 
-def test_invalid_stored_spec_is_told_and_what_serves_is_kept() -> None:
+def invalid() -> World:
+    """A serving model whose stored spec this release cannot read any more."""
     world = World()
     world.serves()
     world.body["spec"] = {"source": {"carrierPigeon": {}}, "task": "feature-extraction"}
     world.body["metadata"]["generation"] += 1
+    return world
+
+
+def refused(world: World) -> Plan:
     model = Model.unreadable(world.body)
-    planned = planning.stalled(model, conditions.INVALID_SPEC, "The spec does not fit.", world.now)
+    observed = Observed(deployments=tuple(world.deployments.values()))
+    planned = planning.stalled(model, conditions.INVALID_SPEC, "The spec does not fit.", world.now, observed)
+    world.body["status"] = dump_status(planned.status)
+    return planned
+
+
+def test_invalid_stored_spec_is_told_and_what_serves_is_kept() -> None:
+    world = invalid()
+    before = world.body["status"]
+    planned = refused(world)
     assert (planned.create, planned.apply, planned.delete) == ((), (), ())
-    assert planned.status.serving == model.status.serving
-    assert planned.status.targets == model.status.targets
+    assert world.body["status"]["serving"] == before["serving"]
+    assert world.body["status"]["targets"] == before["targets"]
     assert planned.status.observed_generation == 2
     told = {item.type: item for item in planned.status.conditions}
     assert told[conditions.STALLED].reason == conditions.INVALID_SPEC
     assert told[conditions.READY].status == "True"
+
+
+def test_model_of_an_invalid_spec_is_ready_just_while_its_deployment_answers() -> None:
+    world = invalid()
+    deployment = world.deployments.pop("minilm-cpu")
+    seen = []
+    for present in (None, {**deployment, "status": {}}, deployment):
+        if present is not None:
+            world.deployments["minilm-cpu"] = present
+        told = {item.type: item for item in refused(world).status.conditions}
+        seen.append((told[conditions.READY].status, told[conditions.READY].reason))
+    assert seen == [("False", "InvalidSpec"), ("False", "InvalidSpec"), ("True", "Serving")]

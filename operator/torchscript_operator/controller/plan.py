@@ -212,9 +212,21 @@ def plan(model: Model, settings: Settings, observed: Observed, now: datetime) ->
     )
 
 
-def stalled(model: Model, reason: str, message: str, now: datetime) -> Plan:
-    """A pass that can do nothing but say why; what serves goes on."""
-    wanted = summary.stalled(model, reason, message, now)
+def _answers(model: Model, observed: Observed) -> bool | None:
+    """Whether all Deployments answer that the status knows of; None where it knows of none."""
+    known = model.status.serving.targets if model.status.serving else ()
+    live = [observed.deployment(target.deployment) for target in known]
+    if not live:
+        return None
+    return all(
+        it is not None and (it.get("status", {}).get("availableReplicas", 0) > 0 or it["spec"].get("replicas") == 0)
+        for it in live
+    )
+
+
+def stalled(model: Model, reason: str, message: str, now: datetime, observed: Observed) -> Plan:
+    """A pass that can do nothing but say why, and whether what serves goes on."""
+    wanted = summary.stalled(model, reason, message, now, answers=_answers(model, observed))
     status = model.status.model_copy(
         update={
             "observed_generation": model.generation,

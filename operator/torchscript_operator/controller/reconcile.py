@@ -200,5 +200,6 @@ class Reconciler:
         text = (
             f"The spec does not fit this operator: {message}. Correct it, or install the CRD of the operator's release."
         )
-        news = _News.of(model, body, planning.stalled(model, conditions.INVALID_SPEC, text, now), now)
+        observed = await self.reader.observe(model)
+        news = _News.of(model, body, planning.stalled(model, conditions.INVALID_SPEC, text, now, observed), now)
         return None if news is None else await self._tell(news)

@@ -207,6 +207,13 @@ def overlay(
     return tuple(writer.written)
 
 
-def stalled(model: Model, reason: str, message: str, now: datetime) -> tuple[Condition, ...]:
-    """Conditions of a model that cannot be acted on at all."""
-    return overlay(model.status.conditions, reason, message, model, now)
+def stalled(
+    model: Model, reason: str, message: str, now: datetime, *, answers: bool | None = None
+) -> tuple[Condition, ...]:
+    """Conditions of a model that cannot be acted on at all; answers: whether what was rolled out before still does."""
+    present = [it for it in model.status.conditions if answers is None or it.type != conditions.READY]
+    if answers:
+        writer = _Writer(model, now)
+        writer.say(conditions.READY, "True", conditions.SERVING, "What was rolled out before still answers.")
+        present = [*writer.written, *present]
+    return overlay(present, reason, message, model, now)
