@@ -41,8 +41,9 @@ def on_running(act: Callable[[World, str], None], name: str) -> Action:
 
 
 def export_ends(world: World, name: str) -> None:
-    (target,) = [target for target in world.model.spec.targets if target.name == name]
-    compiles = target.verify is not None and "-export-" in world.running(name)["metadata"]["name"]
+    # A suspended model's Job may outlive its target.
+    verified = any(target.name == name and target.verify is not None for target in world.model.spec.targets)
+    compiles = verified and "-export-" in world.running(name)["metadata"]["name"]
     world.export_ends(compiled(letter_of(world)) if compiles else workers.proven(letter_of(world)), name)
 
 
