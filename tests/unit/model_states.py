@@ -245,7 +245,8 @@ def invalid_spec() -> World:
     world.body["spec"] = {"source": {"carrierPigeon": {}}, "task": "feature-extraction"}
     world.body["metadata"]["generation"] += 1
     model = Model.unreadable(world.body)
-    return _told(world, planning.stalled(model, "InvalidSpec", "The spec does not fit the schema.", world.now, observed))
+    said = "The spec does not fit the schema."
+    return _told(world, planning.stalled(model, "InvalidSpec", said, world.now, observed))
 
 
 def deleting() -> World:
