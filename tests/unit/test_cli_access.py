@@ -173,12 +173,20 @@ def test_server_that_does_not_answer_is_one_message(tmp_path: Path) -> None:
         ({}, "ml"),
         ({"namespace": "other"}, "other"),
         ({"context": "bare"}, "default"),
+        ({"namespace": ""}, "ml"),
         ({"all_namespaces": True, "namespace": "other"}, None),
     ],
 )
 def test_namespace_is_as_kubectl_has_it(tmp_path: Path, options: Json, expected: str | None) -> None:
     with connect(Options(kubeconfig=kubeconfig(tmp_path, 1), **options)) as cluster:
         assert cluster.namespace == expected
+
+
+@pytest.mark.parametrize("namespace", ["a b", "a/../b", "A"])
+def test_what_is_no_namespace_asks_no_cluster(tmp_path: Path, namespace: str) -> None:
+    options = Options(kubeconfig=kubeconfig(tmp_path, 1), namespace=namespace)
+    with pytest.raises(CliError, match="is no namespace"), connect(options):
+        pass
 
 
 def test_unknown_context_names_those_there_are(tmp_path: Path) -> None:

@@ -200,3 +200,9 @@ def test_names_are_read_as_kubectl_writes_them(text: str) -> None:
 def test_name_of_another_kind_is_refused() -> None:
     with pytest.raises(CliError, match="is no model"):
         split_name("deployment/minilm")
+
+
+@pytest.mark.parametrize("text", ["", "tsm/", "a b", "a?limit=1", "Minilm", "..", "a/b"])
+def test_what_is_no_name_asks_no_cluster(text: str) -> None:
+    with pytest.raises(CliError, match="is no model"):
+        split_name(text)

@@ -43,6 +43,13 @@ def no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
+@pytest.mark.parametrize("port", ["70000", "-1"])
+def test_port_that_there_is_none_of_is_one_message(port: str) -> None:
+    result = tsm("dashboard", f"--port={port}")
+    assert result.exit_code == 2
+    assert "--port" in result.stderr
+
+
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One artifact, and the report of one export that was refused."""

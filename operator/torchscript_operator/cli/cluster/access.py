@@ -6,6 +6,7 @@ had its time, where the kubeconfig has another one.
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ MANAGER = "tsm"
 SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+"""What an object may be called; anything else would be another path of the API."""
+
+
 class ApiError(CliError):
     """The API server said no, or nothing."""
 
@@ -70,11 +75,11 @@ def path(api_version: str, namespace: str | None, plural: str, name: str = "") -
 
 
 def split_name(text: str) -> str:
-    """The name in `minilm` or, as kubectl writes it, `tsm/minilm`. CliError for another kind."""
+    """The name in `minilm` or, as kubectl writes it, `tsm/minilm`. CliError for another kind and what is no name."""
     kind, slash, name = text.rpartition("/")
     known = {"tsm", PLURAL, PLURAL.removesuffix("s"), f"{PLURAL}.{GROUP}", f"{PLURAL.removesuffix('s')}.{GROUP}"}
-    if slash and kind.lower() not in known:
-        raise CliError(f"{text} is no model.", advice="Give a model's name, such as minilm or tsm/minilm.")
+    if (slash and kind.lower() not in known) or not NAME.fullmatch(name):
+        raise CliError(f"{text!r} is no model.", advice="Give a model's name, such as minilm or tsm/minilm.")
     return name
 
 
@@ -320,6 +325,8 @@ def _lines(answer: RESTResponse, what: str) -> Iterator[str]:
 @contextmanager
 def connect(options: Options) -> Iterator[Cluster]:
     """Connect as the kubeconfig says, or inside a pod as its ServiceAccount. CliError where neither is there."""
+    if options.namespace and not NAME.fullmatch(options.namespace):
+        raise CliError(f"{options.namespace!r} is no namespace.", advice="`tsm status -A` looks at all of them.")
     configuration = Configuration()
     # One try: the library would go on trying, and tell of each try on the terminal.
     configuration.retries = False

@@ -20,7 +20,8 @@ def dashboard(  # noqa: PLR0913 - one parameter for each option
     ] = None,
     *,
     port: Annotated[
-        int, typer.Option("--port", metavar="PORT", help="Where to listen.", show_default="a free one")
+        int,
+        typer.Option("--port", metavar="PORT", min=0, max=65535, help="Where to listen.", show_default="a free one"),
     ] = 0,
     browse: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
     secret: Annotated[
