@@ -331,6 +331,7 @@ LONG = "the cat sat on the mat. " * 500
         ("question-answering", {"question": "who", "context": LONG}, {"doc_stride": 19}, "windows of 24 tokens"),
         ("question-answering", {"question": "who", "context": "a " * 140_000}, {}, "262144 characters"),
         ("question-answering", {"question": "who", "context": "a"}, {"max_answer_len": 513}, "max_answer_len"),
+        ("question-answering", {"question": "who", "context": LONG[:200]}, {"top_k": 10**6}, "spell more than 600"),
         ("multiple-choice", {"prompt": "a", "choices": ["b"] * 41}, {}, "more than 40 rows"),
         (
             "multiple-choice",

@@ -335,13 +335,34 @@ def test_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_download_is_taken_up_where_the_connection_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = (200, b"first ", {"Content-Length": "12"})
-    with answering(broken, (206, b"second", {})) as (endpoint, ranges):
+    broken = (200, b"first ", {"Content-Length": "12", "ETag": '"1"'})
+    with answering(broken, (206, b"second", {"ETag": '"1"'})) as (endpoint, ranges):
         found = s3(endpoint, monkeypatch, attempts=2).download("file", tmp_path / "file")
 
     assert (tmp_path / "file").read_bytes() == b"first second"
     assert found == digest.of_bytes(b"first second")
     assert ranges == [None, "bytes=6-"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "refusal", "asked"),
+    [
+        ('"1"', [(412, error_page("PreconditionFailed"), {})], [None, "bytes=6-", None]),
+        ('"1"', [(200, b"first second", {})], [None, "bytes=6-", None]),
+        ("", [], [None, None]),
+    ],
+    ids=["replaced", "no ranges", "no tags"],
+)
+def test_download_that_cannot_be_taken_up_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str, refusal: list[Any], asked: list[str | None]
+) -> None:
+    broken = (200, b"other ", {"Content-Length": "12"} | ({"ETag": tag} if tag else {}))
+    with answering(broken, *refusal, (200, b"first second", {})) as (endpoint, ranges):
+        found = s3(endpoint, monkeypatch, attempts=2).download("file", tmp_path / "file")
+
+    assert (tmp_path / "file").read_bytes() == b"first second"
+    assert found == digest.of_bytes(b"first second")
+    assert ranges == asked
 
 
 def test_download_that_breaks_each_time_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

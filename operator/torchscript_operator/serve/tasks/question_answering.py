@@ -90,24 +90,25 @@ class QuestionAnswering(TextTask):
                 )
             reading.truncate(room, stride=overlap)
         windows = tuple(tokenizer.post_process(asking, piece) for piece in (reading, *reading.overflowing))
-        return Prepared(tuple(self.row(encoding) for encoding in windows), _Windows(context, windows))
+        rows = tuple(self.row(encoding) for encoding in windows)
+        return Prepared(rows, _Windows(context, windows), len(windows) * _candidates(options, window))
 
     def decode(self, prepared: Prepared, results: Sequence[Mapping[str, NDArray[Any]]], options: Any) -> Any:
         """The best answers of all windows."""
         windows: _Windows = prepared.context
-        answers: list[dict[str, Any]] = []
+        merged: dict[str, dict[str, Any]] = {}
         nothing = 1e6
-        # Candidates may fall together once they are widened to words.
-        count = options.top_k * 2 + 10 if options.align_to_words else options.top_k
         for encoding, result in zip(windows.encodings, results, strict=True):
             allowed = self._allowed(encoding)
             starts, ends = (_probabilities(result[name], allowed) for name in ("start_logits", "end_logits"))
             if options.handle_impossible_answer:
                 nothing = min(nothing, float(starts[0] * ends[0]))
             starts[0] = ends[0] = 0.0
+            count = _candidates(options, len(encoding.ids))
             for span in _spans(starts, ends, allowed, count, options.max_answer_len):
                 begin, end = _characters(encoding, span, words=options.align_to_words)
-                _merge(answers, windows.context, begin, end, span.score)
+                _merge(merged, windows.context, begin, end, span.score)
+        answers = list(merged.values())
         if not answers:
             # The scores of all tokens are next to none beside that of the class token.
             answers.append({"score": 0.0, "start": 0, "end": 0, "answer": ""})
@@ -122,6 +123,12 @@ class QuestionAnswering(TextTask):
         first = np.array(encoding.ids) == self.facts.get("clsTokenId", -1)
         allowed: NDArray[np.bool_] = inside | first
         return allowed
+
+
+def _candidates(options: Any, window: int) -> int:
+    """Spans of a window of so many tokens that are looked at: they may fall together once they are widened to words."""
+    wanted = options.top_k * 2 + 10 if options.align_to_words else options.top_k
+    return int(min(wanted, window * min(window, options.max_answer_len)))
 
 
 def _probabilities(scores: NDArray[Any], allowed: NDArray[np.bool_]) -> NDArray[Any]:
@@ -159,11 +166,8 @@ def _characters(encoding: Encoding, span: _Span, *, words: bool) -> tuple[int, i
     return begin, end
 
 
-def _merge(answers: list[dict[str, Any]], context: str, begin: int, end: int, score: float) -> None:
+def _merge(answers: dict[str, dict[str, Any]], context: str, begin: int, end: int, score: float) -> None:
     """Add a span; one that reads the same as an answer before adds to that one's score."""
     written = context[begin:end]
-    for answer in answers:
-        if answer["answer"].lower() == written.lower():
-            answer["score"] += score
-            return
-    answers.append({"score": score, "start": begin, "end": end, "answer": written})
+    known = answers.setdefault(written.lower(), {"score": 0.0, "start": begin, "end": end, "answer": written})
+    known["score"] += score

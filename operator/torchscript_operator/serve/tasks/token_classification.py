@@ -66,7 +66,7 @@ class TokenClassification(TextTask):
     def decode(self, prepared: Prepared, results: Sequence[Mapping[str, NDArray[Any]]], options: Any) -> Any:
         """Entities in the order of the text."""
         context: _Text = prepared.context
-        strategy, ignored = options.aggregation_strategy, options.ignore_labels
+        strategy, ignored = options.aggregation_strategy, frozenset(options.ignore_labels)
         tokens = self._tokens(context, softmax(results[0]["logits"]))
         if strategy in {"none", "simple"}:
             found = [self._classify(token) for token in tokens]
