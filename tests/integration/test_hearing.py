@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.network import free_ports
-from torchscript_operator.controller import app, cluster, health, settings
+from torchscript_operator.controller import app, cluster, connection, health, settings
 
 WAIT_SECONDS = 60
 
@@ -41,8 +41,8 @@ async def test_watch_that_ends_and_does_not_begin_again_makes_the_operator_unwel
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(plane.kubeconfig))
     # The client has read that variable when it was imported.
-    load = partial(cluster.config.load_kube_config, config_file=str(plane.kubeconfig))
-    monkeypatch.setattr(cluster.config, "load_kube_config", load)
+    load = partial(connection.config.load_kube_config, config_file=str(plane.kubeconfig))
+    monkeypatch.setattr(connection.config, "load_kube_config", load)
     # The server ends a watch after 2 s in place of 5 minutes, and deaf is who has not begun again after 10 s.
     monkeypatch.setattr(cluster, "WATCH_SECONDS", 2)
     monkeypatch.setattr(health, "DEAF_SECONDS", 10)
