@@ -64,6 +64,11 @@ ARTIFACTS_RETAINED = "ArtifactsRetained"
 WARNED = "ParityFailedButAllowed"
 
 
+def holds(present: Iterable[Condition], kind: str) -> bool:
+    """Whether a condition is True."""
+    return any((condition.type, condition.status) == (kind, "True") for condition in present)
+
+
 def transition(previous: Iterable[Condition], wanted: Iterable[Condition]) -> tuple[Condition, ...]:
     """Keep the old transition time of a condition whose status did not change, as the API conventions ask."""
     before = {condition.type: condition for condition in previous}

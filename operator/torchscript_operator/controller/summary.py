@@ -110,7 +110,7 @@ def _available(writer: _Writer, model: Model, rollouts: Sequence[RolloutPlan]) -
 
 def _counted(model: Model, rollouts: Sequence[RolloutPlan], departing: Sequence[RolloutPlan]) -> Sequence[RolloutPlan]:
     """Deployments that have to answer: all, but in what is Ready already no target that is only about to be served."""
-    ready = any((it.type, it.status) == (conditions.READY, "True") for it in model.status.conditions)
+    ready = conditions.holds(model.status.conditions, conditions.READY)
     if not (ready and any(rollout.answering for rollout in (*rollouts, *departing))):
         return rollouts
     return [rollout for rollout in rollouts if rollout.status is not None and rollout.status.active is not None]

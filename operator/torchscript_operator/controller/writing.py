@@ -85,7 +85,7 @@ class Writer:
         An API server gives out one cluster IP at a time and writes it down meanwhile (Kubernetes 1.36,
         ipallocator/cidrallocator.go): where thousands are made, those that wait for one are to hold up nothing else.
         """
-        ready = any((found.type, found.status) == (conditions.READY, "True") for found in planned.status.conditions)
+        ready = conditions.holds(planned.status.conditions, conditions.READY)
         new = next((item for item in planned.apply if item["kind"] == "Service" and observed.lacks(item)), None)
         if new is None or ready or planned.create or key in self._at_once:
             self._at_once.discard(key)

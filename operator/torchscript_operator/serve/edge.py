@@ -55,8 +55,7 @@ class Edge:
         try:
             app = self._app if self._allowed(scope) else _refuse
             await app(scope, receive, send_on)
-        except Exception:
-            # Starlette has sent its 500 already; the stack goes to the log only.
+        except Exception:  # logged with its stack; Starlette has sent its 500 already
             LOGGER.exception("a request failed", extra={"request_id": request_id.decode()})
         finally:
             self._record(scope, status, time.monotonic() - started, request_id)

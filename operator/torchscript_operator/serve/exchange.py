@@ -101,10 +101,15 @@ def parse(kind: type[Parsed], body: bytes | memoryview) -> Parsed:
         refuse(f"{parameter or 'body'}: {first['msg']}", parameter)
 
 
+def check_count(state: State, count: int, parameter: str | None = None) -> None:
+    """Raise ApiError 400 for more rows than one request may have. Asked before they are made: a body holds millions."""
+    if count > state.settings.request_rows:
+        refuse(f"{count} texts in one request are more than {state.settings.request_rows}", parameter)
+
+
 def check(state: State, model: Model, rows: Sequence[Row], parameter: str) -> None:
     """Raise ApiError 400 for rows beyond the limits; parameter: the field that they came by."""
-    if len(rows) > state.settings.request_rows:
-        refuse(f"{len(rows)} texts in one request are more than {state.settings.request_rows}", parameter)
+    check_count(state, len(rows), parameter)
     try:
         for row in rows:
             model.buckets.check(row.length)

@@ -12,7 +12,15 @@ from starlette.responses import Response
 
 from torchscript_operator.serve.buckets import TooLongError
 from torchscript_operator.serve.errors import ApiError, refuse, too_long
-from torchscript_operator.serve.exchange import body_of, compute, json_response, model_of, numbers_response, parse
+from torchscript_operator.serve.exchange import (
+    body_of,
+    check_count,
+    compute,
+    json_response,
+    model_of,
+    numbers_response,
+    parse,
+)
 from torchscript_operator.serve.rows import INPUT_IDS, Row
 from torchscript_operator.serve.state import Model, State
 
@@ -167,7 +175,7 @@ async def to_rows(state: State, model: Model, given: Any, *, truncate: bool) -> 
             raise too_long(error, "input") from None
     if all(_is_id(number) for number in given):
         given = [given]
-    _check_count(state, given)
+    check_count(state, len(given), "input")
     if not all(isinstance(ids, list) and all(_is_id(number) for number in ids) for ids in given):
         refuse("input mixes types: give only strings, only token ids, or only lists of token ids", "input")
     return [model.tokenizing.from_ids(_ids(model, index, ids)) for index, ids in enumerate(given)]
@@ -176,16 +184,10 @@ async def to_rows(state: State, model: Model, given: Any, *, truncate: bool) -> 
 def _check_texts(state: State, model: Model, texts: Sequence[str]) -> None:
     if not model.tokenizing.available:
         refuse("this artifact has no tokenizer: give token ids", "input")
-    _check_count(state, texts)
+    check_count(state, len(texts), "input")
     for index, text in enumerate(texts):
         if not text:
             refuse(f"input[{index}] is an empty string", "input")
-
-
-def _check_count(state: State, given: Sequence[Any]) -> None:
-    """Before anything is made of them: two million lists of one id fit into a body."""
-    if len(given) > state.settings.request_rows:
-        refuse(f"{len(given)} texts in one request are more than {state.settings.request_rows}", "input")
 
 
 def _is_id(number: Any) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torchscript_operator.artifact.manifest import TensorSpec
 from torchscript_operator.serve.buckets import TooLongError
 from torchscript_operator.serve.errors import ApiError, refuse, too_long
+from torchscript_operator.serve.exchange import check_count
 from torchscript_operator.serve.rows import ATTENTION_MASK, INPUT_IDS, Result, Row
 from torchscript_operator.serve.state import Model, State
 
@@ -98,10 +99,7 @@ async def to_rows(state: State, model: Model, asked: Asked) -> list[Row]:
     if asked.truncate:
         refuse(f"truncate cuts texts; tensors are taken as they are, so it needs the input {TEXT!r}")
     arrays = _checked(model, asked.inputs)
-    count = len(arrays[INPUT_IDS])
-    # Before rows are made of them: a million rows of one token fit into a body.
-    if count > state.settings.request_rows:
-        refuse(f"{count} texts in one request are more than {state.settings.request_rows}")
+    check_count(state, len(arrays[INPUT_IDS]))
     return _rows_of_tensors(arrays)
 
 
@@ -147,8 +145,7 @@ async def _rows_of_texts(state: State, model: Model, asked: Asked) -> list[Row]:
         refuse(f"input {TEXT!r}: {len(given.values)} texts do not fit the shape {list(given.shape)}")
     if not len(given.values):
         refuse(f"input {TEXT!r} is empty")
-    if len(given.values) > state.settings.request_rows:
-        refuse(f"{len(given.values)} texts in one request are more than {state.settings.request_rows}")
+    check_count(state, len(given.values))
     texts = [_text(index, value) for index, value in enumerate(given.values)]
     try:
         return await model.tokenizing.rows(
