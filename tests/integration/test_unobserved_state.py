@@ -159,3 +159,31 @@ def test_model_made_anew_is_not_taken_for_the_one_in_an_old_list(world: World) -
         site.settle()
         assert changes(site.line) - before == {"create jobs": 1}
         assert eventually(site.models.rolled, "a Deployment") == "sha256:" + "b" * 64
+
+
+def reads_of_the_service(site: Site) -> int:
+    return sum(call.what == "get services" for call in site.line.calls[site.began :])
+
+
+def test_service_is_read_after_a_restart_only_where_somebody_else_has_written_to_it(world: World) -> None:
+    site = world.open()
+    with site:
+        until_served(site.models)
+        site.settle()
+        site.again()
+        site.settle()
+        assert reads_of_the_service(site) == 0
+        path = site.models.path("services", "minilm", "/api/v1")
+        site.operator.kill()
+        wanted = site.models.service()["spec"]["selector"]
+        site.models.api.merge(path, {"spec": {"selector": {"version": "v1"}}})
+        site.began = len(site.line.calls)
+        site.operator.start()
+        eventually(lambda: site.models.service()["spec"]["selector"] == wanted, "the selector as it was")
+        site.settle()
+        assert reads_of_the_service(site) > 0
+        site.models.api.merge(path, {"metadata": {"labels": {"team": "search"}}})
+        site.again()
+        site.settle()
+        assert reads_of_the_service(site) > 0
+        assert site.models.service()["metadata"]["labels"]["team"] == "search"

@@ -42,11 +42,11 @@ def everything(world: World) -> dict[str, list[Json]]:
     return {"jobs": jobs, "pods": world.pods, "deployments": deployments, "services": services}
 
 
-def known(world: World) -> Children:
-    """A memory that has seen all of a world."""
+def known(world: World, *, but: str = "") -> Children:
+    """A memory that has seen all of a world, but one kind."""
     found = Children()
     for plural, bodies in everything(world).items():
-        for body in bodies:
+        for body in bodies if plural != but else ():
             found.note(plural, body)
     return found
 
@@ -336,6 +336,50 @@ def test_service_that_was_only_seen_or_is_gone_is_not_as_applied() -> None:
     assert not children.is_as_applied(wanted)
     children.note("services", service(world))
     assert not children.is_as_applied(wanted)
+
+
+OURS: Json = {"manager": "torchscript-operator", "operation": "Apply", "apiVersion": "v1", "fieldsV1": {}}
+
+
+def test_service_that_nobody_else_has_written_to_is_as_applied_when_first_heard_of() -> None:
+    world = World()
+    world.serves()
+    children, body = known(world, but="services"), service(world)
+    body["metadata"]["managedFields"] = [OURS]
+    children.note("services", body)
+    assert children.is_as_applied(serving.service(world.model))
+    world.edit(serving={"tls": {"secretName": "minilm-tls"}})
+    assert not children.is_as_applied(serving.service(world.model))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [],
+        [OURS, {**OURS, "manager": "kubectl-edit", "operation": "Update"}],
+        [OURS, {**OURS, "operation": "Update"}],
+        [{**OURS, "manager": "kubectl"}],
+        [{**OURS, "operation": "Update"}],
+    ],
+    ids=["nobody", "another", "a webhook", "somebody else's", "not applied"],
+)
+def test_service_that_somebody_else_has_written_to_is_read(entries: list[Json]) -> None:
+    world = World()
+    world.serves()
+    children, body = known(world, but="services"), service(world)
+    body["metadata"]["managedFields"] = entries
+    children.note("services", body)
+    assert not children.is_as_applied(serving.service(world.model))
+
+
+def test_service_that_is_known_already_is_not_taken_for_ours_alone() -> None:
+    world = World()
+    world.serves()
+    children, body = applied(world), service(world)
+    body["spec"]["selector"] = {"app": "other"}
+    body["metadata"]["managedFields"] = [OURS]
+    children.note("services", body)
+    assert not children.is_as_applied(serving.service(world.model))
 
 
 def test_change_of_a_service_while_it_is_applied_is_not_taken_for_the_answer() -> None:

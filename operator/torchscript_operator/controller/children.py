@@ -17,6 +17,7 @@ from torchscript_operator.controller.model import (
     APPLIED_ANNOTATION,
     ATTEMPT_LABEL,
     COMPONENT_LABEL,
+    MANAGER,
     MODEL_LABEL,
     SERVING,
     Json,
@@ -141,6 +142,15 @@ def _applied(body: Json) -> str:
     return found
 
 
+def _is_ours_alone(body: Json) -> bool:
+    """Whether a child is as our one application left it, by the server's own account (metadata.managedFields).
+
+    Whoever else writes to it, by whatever way, gets an entry; so does an admission webhook that changes what we apply.
+    """
+    entries = body["metadata"].get("managedFields") or ()
+    return [(entry.get("manager"), entry.get("operation")) for entry in entries] == [(MANAGER, "Apply")]
+
+
 def key_of(body: Json) -> Key | None:
     """The model that a child says it belongs to."""
     name = label(body, MODEL_LABEL)
@@ -156,7 +166,7 @@ class Children:
         self._writing: dict[tuple[str, Key, str], Seen | None] = {}
         """Children that are being written, with what has been heard of them since."""
         self._services: dict[Key, tuple[int, str]] = {}
-        """Services as the API server answered to our last application of them: Seen.now, and what was applied."""
+        """Services as our last application left them: Seen.now, and what was applied."""
 
     def of(self, plural: str, key: Key) -> dict[str, Seen]:
         """A model's children of one kind, by name."""
@@ -165,7 +175,13 @@ class Children:
     def note(self, plural: str, body: Json) -> tuple[Key, Urgency] | None:
         """Take in a child as it is now; returns whose pass is wanted, and when."""
         key = key_of(body)
-        return None if key is None else self._take(plural, key, body["metadata"]["name"], seen(plural, body))
+        if key is None:
+            return None
+        name, new = body["metadata"]["name"], seen(plural, body)
+        if plural == "services" and name not in self.of(plural, key) and _is_ours_alone(body):
+            # So an operator that starts knows of Services what the one before it knew.
+            self._services[key] = new.now, _applied(body)
+        return self._take(plural, key, name, new)
 
     def forget(self, plural: str, key: Key, name: str) -> tuple[Key, Urgency] | None:
         """Take in that a child is gone."""
