@@ -14,6 +14,7 @@ import pytest
 import trustme
 import yaml
 
+from tests.cluster import packages
 from tests.integration.harness import LEAST, OTHER, ROOT, Models, eventually, now
 from tests.unit import pages, workers
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
@@ -53,8 +54,11 @@ def test_getting_started(reader: Reader, models: Models) -> None:
     shown = (ROOT / "README.md").read_text()
     assert re.search(rf"^{' +'.join(header.split())}$", shown, re.MULTILINE)
     assert row.split()[:4] == ["minilm", "True", "Serving", "True"]
-    target = json.loads(reader.types("kubectl get tsm minilm -o jsonpath='{.status.targets[0]}'"))
-    assert target.keys() > {"artifact", "parity"}
+    packages.require("jq", "/usr/bin/jq")
+    target = json.loads(
+        reader.types("kubectl get tsm minilm -o jsonpath='{.status.targets[0]}' | jq '{artifact, parity}'")
+    )
+    assert target.keys() == {"artifact", "parity"}
     parity = json.loads(reader.types("kubectl get tsm minilm -o jsonpath='{.status.targets[0].parity}'"))
     assert parity == target["parity"]
 

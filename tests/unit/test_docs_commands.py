@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 import pytest
 import typer
 import yaml
-from packaging.requirements import Requirement
 
 from tests.reader import Reader
 from tests.unit import pages
@@ -66,9 +63,6 @@ NOT_RUN = {
     "echo torch": "goes into the next",
     "uv pip compile - --generate-hashes --python-version 3.11 -c tests/requirements.txt --index YOUR_INDEX"
     " -o images/worker/torch.txt": "needs an index of wheels for CPUs",
-    "pip install '.[cli,export,serve]'": "takes minutes; test_extras_are_there_with_all_that_they_need",
-    "pip install '.[cli]'": "takes minutes; the same",
-    "jq '{artifact, parity}'": "may not be there; tests/integration/test_docs.py reads both from what goes into it",
 }
 """Commands that no test types, each with its reason."""
 
@@ -149,31 +143,6 @@ def test_make_has_the_targets_and_variables(command: Command) -> None:
     variables = {word.partition("=")[0] for word in command.words[1:] if "=" in word}
     assert set(command.words[1:]) - TARGETS == {word for word in command.words[1:] if "=" in word}
     assert {name for name in variables if f"$({name})" not in MAKEFILE} == set()
-
-
-def needs(requirement: Requirement, extras: frozenset[str] = frozenset()) -> list[Requirement]:
-    """What a distribution that is here needs for some of its extras."""
-    found = [Requirement(text) for text in metadata.requires(requirement.name) or []]
-    environments: list[dict[str, str]] = [{"extra": extra} for extra in extras | {""}]
-    return [it for it in found if it.marker is None or any(it.marker.evaluate(each) for each in environments)]
-
-
-@pytest.mark.parametrize("command", pages.of("pip"), ids=str)
-def test_extras_are_there_with_all_that_they_need(command: Command) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    name, extras = re.fullmatch(r"([\w.-]+)\[([\w,]+)\]", command.words[2]).groups()  # type: ignore[union-attr]
-    assert command.words[1] == "install"
-    assert name in {".", project["name"]}
-    assert set(extras.split(",")) <= set(project["optional-dependencies"])
-    open_, seen = [Requirement(f"{project['name']}[{extras}]")], set()
-    while open_:
-        requirement = open_.pop()
-        if str(requirement) in seen:
-            continue
-        seen.add(str(requirement))
-        assert requirement.specifier.contains(metadata.version(requirement.name), prereleases=True), requirement
-        open_ += needs(requirement, frozenset(requirement.extras))
-    assert len(seen) > 1
 
 
 @pytest.mark.parametrize("command", pages.of("docker"), ids=str)
