@@ -80,6 +80,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "No node takes the pod; the scheduler's words, and which field of the spec they are about.",
         "Change that field, or add such nodes; `tsm doctor` lists what there is.",
     ),
+    conditions.SCHEDULING_GATED: (
+        "Scheduling gates hold the pod, mostly those of a queue for quota; the scheduler does not look at it yet.",
+        "Ask whoever runs what has set them why they stay; the pod gets a node by itself once they are gone.",
+    ),
     conditions.IMAGE_PULL_FAILED: (
         "The image cannot be pulled.",
         "Correct the image or its pull secret; the pull is tried again by itself.",

@@ -10,6 +10,7 @@ from torchscript_operator.api import conditions
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
 from torchscript_operator.controller import diagnose
 from torchscript_operator.controller.export_plan import stamp
+from torchscript_operator.controller.model import Json
 
 SELECTOR = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
 TAINT = "0/3 nodes are available: 3 node(s) had untolerated taint {aws.amazon.com/neuron: true}."
@@ -35,8 +36,8 @@ def told(world: World) -> tuple[str, str]:
     return found.reason, found.message
 
 
-def pod(world: World, **status: Any) -> None:
-    world.pod_of(world.running(), status)
+def pod(world: World, **status: Any) -> Json:
+    return world.pod_of(world.running(), status)
 
 
 @pytest.mark.parametrize(
@@ -65,12 +66,15 @@ def test_unschedulable_pod_of_several_constraints_names_them_all() -> None:
     assert "resources" in said
 
 
-def test_pod_that_waits_for_a_scheduling_gate_is_no_trouble() -> None:
+def test_pod_that_waits_for_a_scheduling_gate_is_told_with_the_gate() -> None:
     world = exporting()
-    status = workers.unscheduled("waiting for a gate")
+    status = workers.unscheduled("Scheduling is blocked due to non-empty scheduling gates")
     status["conditions"][0]["reason"] = "SchedulingGated"
-    pod(world, **status)
-    assert told(world)[0] == conditions.EXPORTING
+    pod(world, **status)["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
+    reason, said = told(world)
+    assert reason == conditions.SCHEDULING_GATED
+    assert "(kueue.x-k8s.io/admission)" in said
+    assert world.target().state == "Exporting"
 
 
 def test_unschedulable_pod_leaves_the_export_under_way() -> None:

@@ -21,6 +21,7 @@ _BY_REASON = {
     conditions.NO_ARTIFACT_STORE: "Set spec.artifact, or the chart's value artifactStore.",
     conditions.NAME_CONFLICT: "Rename the model, or delete the object that has its name.",
     conditions.UNSCHEDULABLE: "Change the constraint that the message names, or add such nodes (see tsm doctor).",
+    conditions.SCHEDULING_GATED: "Ask whoever runs what has set the gates, such as a queue, why they stay.",
     conditions.INCOMPATIBLE_NODE: "Correct the compiler, or the node that the message names.",
     conditions.IMAGE_PULL_FAILED: "Correct the image or its pull secret; the pull is tried again by itself.",
     conditions.CONFIGURATION_MISSING: "Create what the message names in the model's namespace.",
@@ -34,6 +35,7 @@ _BY_REASON = {
 }
 TRIED_AGAIN = frozenset(
     {
+        conditions.SCHEDULING_GATED,
         conditions.IMAGE_PULL_FAILED,
         conditions.CONFIGURATION_MISSING,
         conditions.MOUNT_FAILED,

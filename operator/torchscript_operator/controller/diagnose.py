@@ -91,7 +91,7 @@ def _named(values: Json | None) -> str:
 def unschedulable(pod: Json, fields: Fields) -> Finding | None:
     """The scheduler found no node: its own words, and which of our constraints they are about."""
     scheduled = condition(pod, "PodScheduled")
-    if scheduled is None or scheduled["status"] != "False" or scheduled.get("reason") == "SchedulingGated":
+    if scheduled is None or scheduled["status"] != "False" or gated(pod, fields) is not None:
         return None
     said: str = scheduled.get("message", "no node fits")
     spec = pod["spec"]
@@ -107,6 +107,16 @@ def unschedulable(pod: Json, fields: Fields) -> Finding | None:
         causes.append(f"{fields.claims} cannot be mounted")
     because = f" Constraint: {'; '.join(causes)}. Change that" if causes else " Change what the pods ask for"
     return Finding("schedule", conditions.UNSCHEDULABLE, f"{said.rstrip('.')}.{because}, or add nodes that fit.")
+
+
+def gated(pod: Json, _fields: Fields) -> Finding | None:
+    """The scheduler does not look at the pod yet, since somebody, mostly an admission webhook, has set gates on it."""
+    gates = [gate["name"] for gate in pod["spec"].get("schedulingGates") or ()]
+    if not gates:
+        return None
+    said = f"The pod is held by scheduling gates ({', '.join(gates)})."
+    advice = "It gets a node once whoever set them, such as a queue for quota, takes them away."
+    return Finding("schedule", conditions.SCHEDULING_GATED, f"{said} {advice}")
 
 
 def waiting(pod: Json, fields: Fields) -> Finding | None:
@@ -196,7 +206,7 @@ def evicted(pod: Json, fields: Fields) -> Finding | None:
     return None
 
 
-CHECKS: tuple[Callable[[Json, Fields], Finding | None], ...] = (unschedulable, waiting, evicted, terminated)
+CHECKS: tuple[Callable[[Json, Fields], Finding | None], ...] = (gated, unschedulable, waiting, evicted, terminated)
 """In the order of a pod's life; an evicted pod's container was killed too, but not for its own memory."""
 
 
