@@ -220,18 +220,60 @@ def test_pin_to_an_artifact_that_no_longer_starts_goes_back_too() -> None:
 
 def test_artifact_that_failed_is_not_tried_again_after_a_pin() -> None:
     world = served("a")
-    world.edit(source=source("b"))
-    world.settle()
-    world.export_ends(workers.proven("b"))
-    world.settle()
-    world.rollout_hangs(late=True)
-    world.settle()
-    world.rollout_ends()
-    world.settle()
+    fails(world, "b")
     rolled_back(world, "a")
     rollback(world, None)
     assert world.rolled() == workers.digest_of("a")
     assert world.condition(conditions.STALLED).reason == conditions.ROLLED_BACK
+
+
+def fails(world: World, letter: str) -> None:
+    """A new artifact is proven, and its pods do not get Ready."""
+    world.edit(source=source(letter))
+    world.settle()
+    world.export_ends(workers.proven(letter))
+    world.settle()
+    world.rollout_hangs(state=workers.terminated(88, workers.serve_failed(FailureReason.REPLAY_FAILED, letter)))
+    world.settle()
+    world.rollout_ends()
+    world.settle()
+
+
+def test_artifact_that_failed_is_not_tried_again_after_a_pin_that_failed_too() -> None:
+    world = served("ab")
+    fails(world, "c")
+    before = world.condition(conditions.AVAILABLE).message
+    rollback(world, "a")
+    assert world.rolled() == workers.digest_of("a")
+    world.rollout_hangs(late=True)
+    world.settle()
+    world.rollout_ends()
+    world.settle()
+    assert world.rolled() == workers.digest_of("b")
+    told = world.condition(conditions.AVAILABLE)
+    assert told.reason == conditions.ROLLED_BACK
+    assert f"{workers.digest_of('a')[:19]} failed: Its pods were not Ready" in told.message
+    rollback(world, None)
+    assert world.rolled() == workers.digest_of("b")
+    assert world.condition(conditions.AVAILABLE).message == before
+
+
+def test_pin_that_failed_is_tried_again_when_a_person_says_so() -> None:
+    world = served("ab")
+    rollback(world, "a")
+    world.rollout_hangs(late=True)
+    world.settle()
+    world.rollout_ends()
+    world.settle()
+    world.edit(serving={"resources": {"limits": {"memory": "4Gi"}}})
+    world.settle()
+    assert world.rolled() == workers.digest_of("a")
+    world.rollout_ends()
+    world.settle()
+    found = pinned(world)
+    assert found is not None
+    assert (found.failed_attempt, found.last_failure) == (None, None)
+    assert world.condition(conditions.STALLED).status == "False"
 
 
 def test_unknown_artifact_is_told_with_those_there_are_and_changes_nothing() -> None:

@@ -103,7 +103,8 @@ def of_model(view: ModelView) -> list[Trouble]:
     stalled = view.condition(conditions.STALLED)
     if stalled is not None and stalled.status == "True" and not any(it.reason == stalled.reason for it in found):
         deployments = view.model.status.serving.targets if view.model.status.serving else ()
-        rolled_back = stalled.reason == conditions.ROLLED_BACK and any(it.last_failure for it in deployments)
+        failed = [it for it in deployments if it.last_failure or (it.pinned and it.pinned.last_failure)]
+        rolled_back = stalled.reason == conditions.ROLLED_BACK and bool(failed)
         if not rolled_back:
             message = stalled.message.removesuffix(RETRY_HINT).rstrip()
             step = next_step(stalled.reason, _named(view))
@@ -120,5 +121,6 @@ def _of_parts(view: ModelView) -> Iterator[Trouble]:
         if target.last_failure is not None:
             yield _trouble(f"target {target.name}", target.last_failure, name)
     for serving in view.model.status.serving.targets if view.model.status.serving else ():
-        if serving.last_failure is not None:
-            yield _trouble(f"Deployment {serving.deployment}", serving.last_failure, name)
+        for failure in (serving.last_failure, serving.pinned.last_failure if serving.pinned else None):
+            if failure is not None:
+                yield _trouble(f"Deployment {serving.deployment}", failure, name)

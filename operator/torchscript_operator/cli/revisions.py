@@ -42,6 +42,7 @@ def _of_target(view: ModelView, status: TargetStatus) -> Iterator[Revision]:
     serving = view.serving(status.name)
     allowed = {entry.artifact.digest for entry in history.candidates(view.model, status)}
     pin = serving.pinned if serving else None
+    failed = {found.failed_digest for found in (serving, pin) if found is not None}
     for entry in [*([newest] if newest else []), *status.history]:
         digest = entry.artifact.digest
         named = pin is not None and not pin.ended and _fits(entry, pin.to)
@@ -50,7 +51,7 @@ def _of_target(view: ModelView, status: TargetStatus) -> Iterator[Revision]:
             "serving": bool(serving and serving.active and serving.active.artifact.digest == digest),
             "rolling out": bool(serving and serving.rolling_to == digest),
             "pinned": named,
-            "failed": bool(serving and serving.failed_digest == digest),
+            "failed": digest in failed,
         }
         shown = tuple(note for note, holds in notes.items() if holds)
         yield Revision(status.name, entry, shown, digest in allowed)

@@ -5,7 +5,12 @@ from datetime import datetime
 
 from torchscript_operator.api import conditions
 from torchscript_operator.api.v1alpha1.spec import Target
-from torchscript_operator.api.v1alpha1.status import ServedArtifact, ServingTargetStatus, TargetStatus
+from torchscript_operator.api.v1alpha1.status import (
+    FailureStatus,
+    ServedArtifact,
+    ServingTargetStatus,
+    TargetStatus,
+)
 from torchscript_operator.artifact import digest
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
 from torchscript_operator.controller import diagnose, jobs, placement, replicas, serving, starting
@@ -133,14 +138,18 @@ def rollout_name(export: TargetStatus, body: Json) -> str:
     return digest.of_value([export.attempt, spec])[: jobs.ATTEMPT_DIGITS]
 
 
-def is_spent(newest: ServedArtifact, known: ServingTargetStatus, rollout: str) -> bool:
-    """Whether the status says that a try at rolling an artifact out has failed."""
+def is_spent(newest: ServedArtifact, known: ServingTargetStatus, rollout: str, *, pinned: bool) -> bool:
+    """Whether the status says that a try at rolling out an artifact, or the pinned one in its place, has failed."""
+    if pinned:
+        return known.pinned is not None and known.pinned.failed_attempt == rollout
     return known.failed_digest == newest.artifact.digest and known.failed_attempt == rollout
 
 
-def choose(newest: ServedArtifact, known: ServingTargetStatus, rollout: str) -> ServedArtifact:
-    """The artifact to serve: the newest proven one, unless its pods have failed already and an older one works."""
-    return known.active if is_spent(newest, known, rollout) and known.active is not None else newest
+def _noted(known: ServingTargetStatus, *, pinned: bool, **failure: object) -> ServingTargetStatus:
+    """Note what failed; what is known of the newest artifact outlives a pin, which ends one day."""
+    if pinned and known.pinned is not None:
+        failure = {"pinned": known.pinned.model_copy(update=failure)}
+    return known.model_copy(update=failure)
 
 
 def plan(
@@ -160,6 +169,7 @@ def plan(
         return RolloutPlan(None, reason=conditions.PENDING, message="No artifact is proven yet.", busy=False)
     proven = ServedArtifact(artifact=export.artifact, worker_image=export.worker_image)
     newest = pin.served if pin and pin.served else proven
+    pinned = newest is not proven
     live = observed.deployment(known.deployment)
     if (finding := placement.serving(model, target, settings).problem(target)) is not None:
         return _misplaced(known, finding, live, export, now)
@@ -187,15 +197,15 @@ def plan(
     replaces = known.active is not None and known.active.artifact.digest != newest.artifact.digest
     # Only what was applied as it is now wanted has had its try.
     had = spent and replaces and running == newest.artifact.digest and not drifted(live, body)
-    fails = had and not is_spent(newest, known, rollout)
+    failed = is_spent(newest, known, rollout, pinned=pinned)
+    fails = had and not failed
     if fails and trouble is not None:
         failure = failure_status(trouble, export.attempt, now)
-        update = {"failed_digest": newest.artifact.digest, "failed_attempt": rollout, "last_failure": failure}
-        known = known.model_copy(update=update)
-    chosen = choose(newest, known, rollout)
-    step = _Step(
-        model, known, chosen, live, trouble, rolled_back=chosen is not newest, pinned=newest is not proven, spent=spent
-    )
+        what: Json = {"failed_digest": newest.artifact.digest, "failed_attempt": rollout, "last_failure": failure}
+        known = _noted(known, pinned=pinned, **what)
+    # The newest proven one, unless its pods have failed already and an older one works.
+    chosen = known.active if (fails or failed) and known.active is not None else newest
+    step = _Step(model, known, newest, chosen, live, trouble, pinned=pinned, spent=spent)
     planned = step.plan(
         body if chosen is newest else serving.deployment(model, target, settings, chosen, live), export, now
     )
@@ -215,14 +225,24 @@ class _Step:
 
     model: Model
     known: ServingTargetStatus
+    newest: ServedArtifact
+    """What is to be served: what was proven last, or what the annotation names."""
     chosen: ServedArtifact
+    """What is served: this, or what served before."""
     live: Json | None
     trouble: Finding | None
-    rolled_back: bool
     pinned: bool
-    """It is the one that the annotation names."""
+    """The annotation says what is to be served."""
     spent: bool
     """The live pods cannot get Ready any more."""
+
+    @property
+    def rolled_back(self) -> bool:
+        return self.chosen is not self.newest
+
+    @property
+    def last_failure(self) -> FailureStatus | None:
+        return self.known.pinned.last_failure if self.pinned and self.known.pinned else self.known.last_failure
 
     def plan(self, body: Json, export: TargetStatus, now: datetime) -> RolloutPlan:
         changing = drifted(self.live, body)
@@ -238,15 +258,17 @@ class _Step:
         }
         if complete:
             update["active"] = self.chosen
-        if complete and not self.rolled_back:
-            # A pin ends one day, and then the artifact that it stands in for is not to be tried again.
-            kept = self.pinned and self.known.failed_digest is not None
-            update |= {} if kept else {"last_failure": None, "failed_digest": None, "failed_attempt": None}
-        elif self.trouble is not None and not self.rolled_back:
-            last = self.known.last_failure
-            same = last is not None and last.message == self.trouble.message
-            update["last_failure"] = last if same else failure_status(self.trouble, export.attempt, now)
         known = self.known.model_copy(update=update)
+        if complete and not self.rolled_back:
+            nothing = {"failed_digest": None, "failed_attempt": None, "last_failure": None}
+            known = _noted(known, pinned=self.pinned, **nothing)
+            # The artifact that a pin stands in for is not to be tried again if its pods have failed.
+            known = known if known.failed_digest else _noted(known, pinned=False, **nothing)
+        elif self.trouble is not None and not self.rolled_back:
+            last = self.last_failure
+            same = last is not None and last.message == self.trouble.message
+            failure = last if same else failure_status(self.trouble, export.attempt, now)
+            known = _noted(known, pinned=self.pinned, last_failure=failure)
         reason, message = self.say(known, complete=complete, held=held)
         return RolloutPlan(
             status=known,
@@ -264,9 +286,9 @@ class _Step:
         name, short = known.deployment, self.chosen.artifact.digest[:19]
         if held:
             return conditions.SUSPENDED, f"spec.suspend is set: Deployment {name} is not changed to {short}."
-        if self.rolled_back and known.last_failure is not None:
-            failed = (known.failed_digest or "")[:19]
-            said = f"Deployment {name} went back to {short} since {failed} failed: {known.last_failure.message}"
+        if self.rolled_back and self.last_failure is not None:
+            failed = self.newest.artifact.digest[:19]
+            said = f"Deployment {name} went back to {short} since {failed} failed: {self.last_failure.message}"
             return conditions.ROLLED_BACK, said
         if complete and self.pinned:
             said = f"Deployment {name} serves {short}, as the annotation {ROLLBACK_ANNOTATION} asks."

@@ -199,6 +199,10 @@ class PinStatus(StatusModel):
     """Digest of what the spec asked for when it was first seen."""
     ended: bool = False
     """An artifact of another spec has been proven since, so the annotation no longer counts; remove or change it."""
+    failed_digest: str | None = None
+    """As the target's own, about the artifact that it names: what is known of the newest one stays beside it."""
+    failed_attempt: str | None = None
+    last_failure: FailureStatus | None = None
 
 
 class ServedArtifact(StatusModel):
