@@ -111,7 +111,7 @@ def unschedulable(pod: Json, fields: Fields) -> Finding | None:
 
 def gated(pod: Json, _fields: Fields) -> Finding | None:
     """The scheduler does not look at the pod yet, since somebody, mostly an admission webhook, has set gates on it."""
-    gates = [gate["name"] for gate in pod["spec"].get("schedulingGates") or ()]
+    gates = [gate["name"] for gate in pod.get("spec", {}).get("schedulingGates") or ()]
     if not gates:
         return None
     said = f"The pod is held by scheduling gates ({', '.join(gates)})."
