@@ -142,6 +142,7 @@ FAILURES: dict[FailureReason, str] = {
     FailureReason.SOURCE_ACCESS_DENIED: "The source wants credentials, or others.",
     FailureReason.SOURCE_INVALID: "The source holds no model that can be read.",
     FailureReason.SOURCE_UNREACHABLE: "The source did not answer.",
+    FailureReason.SOURCE_CHANGED: "Files of the source were written while they were read: parts of two models.",
     FailureReason.TASK_MISMATCH: "The model has no head, or no weights of one, for the task.",
     FailureReason.SHAPE_TOO_LONG: "A declared sequence is longer than the model's positions.",
     FailureReason.SHAPE_ERROR: "The model does not run at a declared shape.",

@@ -17,6 +17,7 @@ from tests.contract.exporting import TOLERANCES, make_request, run_job
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
 from torchscript_operator.artifact.outcome import Failure
 from torchscript_operator.artifact.request import EXPORT_VARIABLE, SCRATCH_VARIABLE
+from torchscript_operator.export.logs import Progress
 from torchscript_operator.export.pipeline import run
 
 
@@ -145,6 +146,23 @@ def test_source_that_is_no_whole_model(folder: Path, tmp_path: Path, damage: Cal
 
     assert failure.reason is FailureReason.SOURCE_INVALID, failure.message
     assert INVALID_SOURCES[damage] in failure.message
+    assert not (tmp_path / "store").exists()
+
+
+def test_source_that_is_written_to_during_the_export_is_not_published(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say = Progress.say
+
+    def say_and_write(progress: Progress, message: str) -> None:
+        say(progress, message)
+        if message.startswith("The source is"):
+            edit_config(folder, hidden_act="relu")
+
+    monkeypatch.setattr(Progress, "say", say_and_write)
+    failure = failure_of(folder, tmp_path)
+    assert (failure.reason, failure.stage) == (FailureReason.SOURCE_CHANGED, "resolve")
+    assert "config.json" in failure.message
     assert not (tmp_path / "store").exists()
 
 

@@ -50,6 +50,22 @@ def test_source_has_the_digest_of_the_same_folder(s3: S3Server, prefix: str, tin
     assert found.identity.files_digest == expected.identity.files_digest
 
 
+def test_source_that_is_replaced_while_it_is_read_is_told(
+    s3: S3Server, prefix: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.upload_folder(tiny_folder, prefix)
+    download = S3Store.download
+
+    def download_and_replace(store: S3Store, path: str, to: Path, sha256: str | None = None) -> str:
+        found = download(store, path, to, sha256)
+        s3.store(prefix).write_bytes("config.json", (tiny_folder / "config.json").read_bytes() + b"\n")
+        return found
+
+    monkeypatch.setattr(S3Store, "download", download_and_replace)
+    reason = source_reason(s3, f"s3://models/{prefix}", tmp_path)
+    assert reason is FailureReason.SOURCE_CHANGED
+
+
 def test_empty_prefix_is_not_found(s3: S3Server, tmp_path: Path) -> None:
     assert source_reason(s3, "s3://models/nothing-here", tmp_path) is FailureReason.SOURCE_NOT_FOUND
 

@@ -52,6 +52,32 @@ def test_file_that_is_read_changes_the_identity(folder: Path, name: str) -> None
     assert files_digest(folder) != before
 
 
+def test_file_that_is_replaced_while_others_are_read_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_file = digest.of_file
+
+    def of_file_and_replace(path: Path) -> str:
+        found = of_file(path)
+        if path.name == "model.safetensors":
+            (folder / "config.json").write_text('{"model_type": "roberta"}')
+        return found
+
+    monkeypatch.setattr(digest, "of_file", of_file_and_replace)
+    with pytest.raises(WorkerError, match=r"config\.json") as caught:
+        files_digest(folder)
+    assert caught.value.reason is FailureReason.SOURCE_CHANGED
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.txt"])
+def test_folder_that_changes_after_it_was_read_is_told_when_asked(folder: Path, tmp_path: Path, name: str) -> None:
+    found = resolve(FolderSource(path=str(folder)), tmp_path / "scratch", {})
+    (folder / "README.md").write_text("what is not read does not matter")
+    found.check()
+    (folder / name).write_text("{}")
+    with pytest.raises(WorkerError, match=name) as caught:
+        found.check()
+    assert caught.value.reason is FailureReason.SOURCE_CHANGED
+
+
 def test_folder_source_is_read_where_it_is(folder: Path, tmp_path: Path) -> None:
     found = resolve(FolderSource(path=str(folder)), tmp_path / "scratch", {})
 

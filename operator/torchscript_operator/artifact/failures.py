@@ -16,6 +16,7 @@ class FailureReason(str, enum.Enum):
     SOURCE_ACCESS_DENIED = "SourceAccessDenied"
     SOURCE_INVALID = "SourceInvalid"
     SOURCE_UNREACHABLE = "SourceUnreachable"
+    SOURCE_CHANGED = "SourceChanged"
     TASK_MISMATCH = "TaskMismatch"
     SHAPE_TOO_LONG = "ShapeTooLong"
     SHAPE_ERROR = "ShapeError"
@@ -70,6 +71,11 @@ CLASSES: dict[FailureReason, FailureClass] = {
         69,
         transient=True,
         advice="Check that the source's endpoint can be reached from the Job's node; retries go on by themselves.",
+    ),
+    FailureReason.SOURCE_CHANGED: FailureClass(
+        93,
+        transient=True,
+        advice="Let what writes the source finish; better, put new files in a new place, and name that in spec.source.",
     ),
     FailureReason.TASK_MISMATCH: FailureClass(
         78,

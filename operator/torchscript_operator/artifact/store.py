@@ -60,8 +60,8 @@ class Store(Protocol):
     def exists(self, path: str) -> bool:
         """Whether a file lies there."""
 
-    def list_files(self) -> dict[str, int]:
-        """Path to size in bytes, of everything below the place."""
+    def list_files(self) -> dict[str, str]:
+        """Path to what changes with the content, of everything below the place."""
 
     def delete(self, path: str) -> None:
         """Delete a file; one that is not there is fine."""

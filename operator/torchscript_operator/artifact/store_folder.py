@@ -72,13 +72,13 @@ class FolderStore:
         """Whether a file lies there."""
         return self.size(path) is not None
 
-    def list_files(self) -> dict[str, int]:
-        """Path below the folder to size in bytes, of all files."""
+    def list_files(self) -> dict[str, str]:
+        """Path below the folder to size, inode and time of the last change, of all files."""
         with mapped("list", self.uri, self._reasons):
             # rglob is silent about a root that is missing or closed; this is not.
             next(self._root.iterdir(), None)
             files = sorted(path for path in self._root.rglob("*") if path.is_file())
-            return {path.relative_to(self._root).as_posix(): path.stat().st_size for path in files}
+            return {path.relative_to(self._root).as_posix(): _version(path.stat()) for path in files}
 
     def delete(self, path: str) -> None:
         """Delete a file, and folders that it leaves empty; one that is not there is fine."""
@@ -96,6 +96,10 @@ class FolderStore:
 
     def _where(self, path: str) -> str:
         return f"{self.uri}/{path}"
+
+
+def _version(found: os.stat_result) -> str:
+    return f"{found.st_size}-{found.st_ino}-{found.st_mtime_ns}"
 
 
 def _remove_empty(folder: Path) -> bool:

@@ -109,13 +109,14 @@ class S3Store:
         """Whether an object lies there."""
         return self.size(path) is not None
 
-    def list_files(self) -> dict[str, int]:
-        """Path below the prefix to size in bytes, of all objects."""
+    def list_files(self) -> dict[str, str]:
+        """Path below the prefix to size and ETag, of all objects."""
         below = f"{self._prefix}/" if self._prefix else ""
         with mapped("list", self._where(""), self._reasons):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=below)
-            found = {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", ())}
-        return {key[len(below) :]: size for key, size in found.items() if not key.endswith("/")}
+            entries = [entry for page in pages for entry in page.get("Contents", ())]
+        found = {entry["Key"]: f"{entry['Size']}-{entry.get('ETag', '')}" for entry in entries}
+        return {key[len(below) :]: version for key, version in found.items() if not key.endswith("/")}
 
     def delete(self, path: str) -> None:
         """Delete an object; one that is not there is fine. One request each: older servers know no other way."""

@@ -346,4 +346,5 @@ def is_source_failure(reason: str) -> bool:
         FailureReason.SOURCE_ACCESS_DENIED.value,
         FailureReason.SOURCE_INVALID.value,
         FailureReason.SOURCE_UNREACHABLE.value,
+        FailureReason.SOURCE_CHANGED.value,
     }

@@ -138,6 +138,8 @@ class _Export:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         manifest = builder.build(folder, artifact_key, samples, self._known.versions)
+        self._progress.stage_name = "resolve"
+        resolved.check()
         self._know(manifest)
         if deferred:
             with self._progress.stage("upload", f"Uploading to {store.uri}, to be proven"):

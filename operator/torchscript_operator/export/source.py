@@ -1,8 +1,9 @@
 """Where a model comes from: its files on this machine, and an identity that does not depend on where they lay."""
 
 import shutil
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,6 +25,8 @@ SERVER_ERROR = 500
 UNAUTHORIZED = 401
 FORBIDDEN = 403
 TOO_MANY_REQUESTS = 429
+MOST_NAMES = 3
+"""Of files, in a message."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class ResolvedSource:
 
     folder: Path
     identity: SourceIdentity
+    check: Callable[[], None] = lambda: None
+    """Raises WorkerError SOURCE_CHANGED where files that are read in place are others by now."""
 
 
 def resolve(
@@ -43,10 +48,12 @@ def resolve(
     """
     if isinstance(source, request.FolderSource):
         store = FolderStore(Path(source.path), SOURCE_REASONS)
-        names = _listed(store, source.path, trust)
+        listed = _listed(store, source.path, trust)
         with mapped("read", source.path, SOURCE_REASONS):
-            digests = {name: digest.of_file(Path(source.path) / name) for name in names}
-        return _resolved(Path(source.path), source.path, None, digests)
+            digests = {name: digest.of_file(Path(source.path) / name) for name in listed}
+        check = partial(_check_unchanged, store, source.path, trust, listed)
+        check()
+        return replace(_resolved(Path(source.path), source.path, None, digests), check=check)
     folder = scratch / "source"
     # What an earlier attempt left in the same volume is not part of this source.
     shutil.rmtree(folder, ignore_errors=True)
@@ -54,7 +61,9 @@ def resolve(
         location = request.StoreLocation(uri=source.uri, endpoint=source.endpoint, region=source.region)
         credentials = Credentials.from_environment(request.SOURCE_CREDENTIALS_PREFIX, environment)
         store_s3 = open_store(location, credentials, SOURCE_REASONS)
-        digests = {name: store_s3.download(name, folder / name) for name in _listed(store_s3, store_s3.uri, trust)}
+        listed = _listed(store_s3, store_s3.uri, trust)
+        digests = {name: store_s3.download(name, folder / name) for name in listed}
+        _check_unchanged(store_s3, store_s3.uri, trust, listed)
         return _resolved(folder, store_s3.uri, None, digests)
     endpoint = source.endpoint or environment.get(request.HUB_ENDPOINT_VARIABLE) or None
     asked = source.model_copy(update={"endpoint": endpoint})
@@ -66,12 +75,22 @@ def resolve(
     return _resolved(hub.folder, f"hf://{source.repository}@{hub.commit}", hub.commit, digests)
 
 
-def _listed(store: Store, where: str, trust: Collection[request.Trust]) -> list[str]:
+def _listed(store: Store, where: str, trust: Collection[request.Trust]) -> dict[str, str]:
+    """What is read of a source, each with what changes with the content."""
     found = store.list_files()
     if not found:
         message = f"There is no file below {where}."
         raise WorkerError(FailureReason.SOURCE_NOT_FOUND, message)
-    return files.read_names(found, trust)
+    return {name: found[name] for name in files.read_names(found, trust)}
+
+
+def _check_unchanged(store: Store, where: str, trust: Collection[request.Trust], before: Mapping[str, str]) -> None:
+    """Compare with what was listed: who replaces a model file by file leaves parts of two for a while."""
+    now = _listed(store, where, trust)
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if changed:
+        message = f"Files of {where} changed while they were read: {', '.join(changed[:MOST_NAMES])}."
+        raise WorkerError(FailureReason.SOURCE_CHANGED, message)
 
 
 def _resolved(folder: Path, location: str, revision: str | None, digests: dict[str, str]) -> ResolvedSource:

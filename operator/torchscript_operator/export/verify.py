@@ -100,6 +100,8 @@ class Verifier:
             task = task_class.of_folder(resolved.folder)
         builder = builder_of(task)(self._request, manifest.shapes, resolved, config, task, backend, self._progress)
         parity = builder.prove(compiled.folder, manifest, samples)
+        self._progress.stage_name = "resolve"
+        resolved.check()
         self.evidence = builder.evidence
         return Proven(manifest.model_copy(update={"parity": parity}), len(samples), builder.evidence)
 
