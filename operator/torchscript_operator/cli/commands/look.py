@@ -111,7 +111,7 @@ def wait(
 
     Shows the stage, how far it is, and how long earlier exports took. Ends at once where nothing more happens by
     itself, with the failure, its next step and the exit code of its class. Exit codes: 0 reached; 3 stalled for a
-    reason without a class; 124 the time is over; 64 to 92 and 137 as the Jobs'.
+    reason without a class; 124 the time is over; 64 to 93 and 137 as the Jobs'.
 
     Rights: get and list torchscriptmodels; list jobs, pods, deployments and services; get pods/log for stages.
     """
