@@ -79,9 +79,10 @@ class Operator:
         self.race = race
         self.children = Children()
         self.looks = CloserLooks(asyncio.get_running_loop().time)
-        self.reconciler = Reconciler.over(race.server, SETTINGS, self.children, self.looks)  # type: ignore[arg-type]
+        told: dict[Key, bytes] = {}
+        self.reconciler = Reconciler.over(race.server, SETTINGS, self.children, self.looks, told)  # type: ignore[arg-type]
         self.queue = _Queue(race, self._pass)
-        self.listener = Listener(self.queue)
+        self.listener = Listener(self.queue, told)
         self.watches = {
             plural: Watch(race.server, self.queue, self.children, plural, None, 0.0)  # type: ignore[arg-type]
             for plural in KINDS
@@ -99,7 +100,7 @@ class Operator:
         await self._answered(self.watches[plural].list)
 
     async def _looks_fully(self) -> None:
-        await app.full_look(self.race.server, self.listener, SETTINGS, Rank.REPORTED, everything=True)  # type: ignore[arg-type]
+        await app.full_look(self.race.server, self.listener, SETTINGS, Rank.REPORTED, everything=True, keep=True)  # type: ignore[arg-type]
 
     async def _answered(self, call: Callable[[], Awaitable[None]]) -> None:
         while True:

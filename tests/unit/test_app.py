@@ -77,7 +77,7 @@ async def test_look_queues_all_models_or_those_that_are_not_at_rest(
     server = Server(found)
     for item in found:
         listener.is_news(Key(item["metadata"]["namespace"], item["metadata"]["name"]), item)  # events have told of both
-    await app.full_look(server, listener, SETTINGS, Rank.LOOK, everything=everything)  # type: ignore[arg-type]
+    await app.full_look(server, listener, SETTINGS, Rank.LOOK, everything=everything, keep=False)  # type: ignore[arg-type]
     assert queued(listener) == expected
 
 
@@ -96,7 +96,7 @@ async def test_later_looks_wait_for_nobodys_work_but_of_what_no_event_has_told(
 async def test_look_forgets_models_whose_end_no_event_has_told(listener: Listener) -> None:
     for name in ("gone", "there"):
         await listener.model_event({"type": None, "object": body(name)})
-    await app.full_look(Server([body("there")]), listener, SETTINGS, Rank.LOOK, everything=False)  # type: ignore[arg-type]
+    await app.full_look(Server([body("there")]), listener, SETTINGS, Rank.LOOK, everything=False, keep=False)  # type: ignore[arg-type]
     assert list(listener.wishes) == [Key("ml", "there")]
     assert list(listener.census._entries) == [Key("ml", "there")]
 
@@ -120,6 +120,22 @@ async def test_operator_that_waits_looks_once_and_again_as_soon_as_it_leads(list
     assert (signs.looks, queued(listener)) == (2, ["well", "well"]), "the second look is at everything"
     assert listener.queue.ranks[-1] is Rank.REPORTED, "nothing else tells what happened before"  # type: ignore[attr-defined]
     task.cancel()
+
+
+async def test_models_at_rest_are_kept_by_the_first_look_as_leader_alone(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.random, "uniform", lambda *_: 0)
+    leading = asyncio.Event()
+    both = [body("well"), body("stuck", [("Ready", "False")])]
+    task, _ = await run(Server(both, both, [*both, body("later")]), listener, leading)
+    assert listener.told == {}
+    leading.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    task.cancel()
+    assert [key.name for key in listener.told] == ["well"]
+    assert Key("ml", "later") in listener.wishes
 
 
 async def test_absent_definition_ends_the_operator_before_it_has_started(listener: Listener) -> None:

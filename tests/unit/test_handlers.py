@@ -5,6 +5,7 @@ from typing import Any
 
 import aiohttp
 import kopf
+import orjson
 import pytest
 
 from torchscript_operator.controller import handlers
@@ -154,6 +155,50 @@ async def test_list_tells_what_no_event_has_told(listener: Listener) -> None:
     assert listener.is_news(key, annotated)
     await see(listener, "MODIFIED", annotated)
     assert not listener.is_news(key, annotated)
+
+
+WELL = {
+    "observedGeneration": 1,
+    "conditions": [
+        {"type": kind, "status": status}
+        for kind, status in (("Ready", "True"), ("Reconciling", "False"), ("Stalled", "False"))
+    ],
+}
+
+
+def shown(listener: Listener, found: dict[str, Any]) -> dict[Key, bytes]:
+    """What is kept of a model that a list shows."""
+    key = Key("ml", "minilm")
+    listener.is_news(key, found)
+    listener.keep(key, found)
+    return listener.told
+
+
+async def test_model_at_rest_is_kept_as_a_list_shows_it(listener: Listener) -> None:
+    well = {**body(), "status": WELL}
+    assert orjson.loads(shown(listener, well)[Key("ml", "minilm")]) == well
+
+
+@pytest.mark.parametrize("found", [body(), {**body(generation=2), "status": WELL}])
+async def test_model_that_is_not_at_rest_is_not_kept(listener: Listener, found: dict[str, Any]) -> None:
+    assert shown(listener, found) == {}
+
+
+async def test_model_of_which_an_event_has_told_otherwise_is_not_kept(listener: Listener) -> None:
+    await see(listener, "ADDED", body(annotations={"torchscript.dev/retry": "1"}))
+    assert shown(listener, {**body(), "status": WELL}) == {}
+
+
+@pytest.mark.parametrize("event", [("MODIFIED", body(generation=2)), ("DELETED", body())])
+async def test_model_is_kept_until_an_event_tells_otherwise(
+    listener: Listener, event: tuple[str, dict[str, Any]]
+) -> None:
+    well = {**body(), "status": WELL}
+    assert shown(listener, well)
+    await see(listener, "ADDED", well)
+    assert listener.told
+    await see(listener, *event)
+    assert listener.told == {}
 
 
 async def test_list_that_is_older_than_the_last_event_hides_no_event_to_come(listener: Listener, keys: Keys) -> None:

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
 from tests.unit import workers
@@ -116,6 +117,45 @@ def strangers(kind: str) -> Json:
         "spec": {"replicas": 1, "template": {"metadata": {}}},
         "status": {},
     }
+
+
+async def served() -> Site:
+    """A model that serves, and of which everything is said."""
+    world = World()
+    world.serves()
+    assert world.service is not None
+    world.service["metadata"]["managedFields"] = [{"manager": "torchscript-operator", "operation": "Apply"}]
+    site = Site(world)
+    assert await site.makes_pass() == ["get model", "get deployments"]
+    return site
+
+
+async def test_first_pass_over_a_model_at_rest_takes_it_as_the_list_has_shown_it() -> None:
+    site = await served()
+    site.reconciler.told[KEY] = orjson.dumps(site.world.body)
+    assert await site.makes_pass() == ["get deployments"]
+    assert await site.makes_pass() == ["get model", "get deployments"]
+
+
+async def test_model_that_has_changed_since_a_list_has_shown_it_is_read() -> None:
+    site = await served()
+    site.reconciler.told[KEY] = orjson.dumps(site.world.body)
+    site.world.deployments["minilm-cpu"]["spec"]["replicas"] = 7
+    calls = await site.makes_pass()
+    assert calls[:4] == ["get deployments", "get model", "get deployments", "apply Deployment"]
+
+
+async def test_late_list_of_a_model_does_no_harm() -> None:
+    site = await served()
+    old = orjson.dumps(site.world.body)
+    site.world.edit(source={"s3": {"uri": "s3://models/second"}})
+    await site.makes_pass()
+    site.world.serves("b")
+    await site.makes_pass()
+    now = copy.deepcopy(site.world.body)
+    site.reconciler.told[KEY] = old
+    assert all(call.startswith("get ") for call in await site.makes_pass())
+    assert site.world.body == now
 
 
 async def test_whole_life_of_a_model_costs_nine_reads_and_nine_writes() -> None:

@@ -45,9 +45,12 @@ class MissingResourceError(Exception):
 
 
 async def full_look(
-    cluster: Cluster, listener: handlers.Listener, settings: Settings, rank: Rank, *, everything: bool
+    cluster: Cluster, listener: handlers.Listener, settings: Settings, rank: Rank, *, everything: bool, keep: bool
 ) -> None:
-    """Queue every model, or only those that are not at rest, or are not as the last event told. Raises ApiError."""
+    """Queue every model, or only those that are not at rest, or are not as the last event told. Raises ApiError.
+
+    keep: models at rest are kept as they are for their first pass.
+    """
     gone = set(listener.wishes)
     for namespace in settings.watch_namespaces or (None,):
         async for bodies, _ in cluster.pages(API_VERSION, PLURAL, namespace):
@@ -55,6 +58,8 @@ async def full_look(
                 key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
                 gone.discard(key)
                 news = listener.is_news(key, body)
+                if keep:
+                    listener.keep(key, body)
                 if everything or news or not handlers.at_rest(body):
                     listener.queue.add(key, Rank.REPORTED if news else rank)
     # A watch that begins anew with a list says nothing of what went in between.
@@ -73,7 +78,8 @@ async def resync(
         try:
             # What has happened before this operator led, nothing else tells it.
             rank = Rank.LOOK if looks else Rank.REPORTED
-            await full_look(cluster, listener, settings, rank, everything=looks % LOOKS_TO_EVERYTHING == 0)
+            everything, keep = looks % LOOKS_TO_EVERYTHING == 0, led and looks == 0
+            await full_look(cluster, listener, settings, rank, everything=everything, keep=keep)
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND and not state.started:
                 # kopf would wait silently for a resource that is not there.
@@ -152,11 +158,12 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
         tracer = stack.enter_context(tracing.exporting(os.environ))
         turn = leadership(cluster, settings)
         children = Children()
-        reconciler = Reconciler.over(replace(cluster, may_write=turn.leads), settings, children)
+        told: dict[Key, bytes] = {}
+        reconciler = Reconciler.over(replace(cluster, may_write=turn.leads), settings, children, told=told)
         queue = Queue(tracing.traced(reconciler, tracer), settings.workers, turn.leading.is_set)
         # Else a model whose pass has failed meanwhile would wait for minutes that nobody needs.
         calls.at_return = queue.relieve
-        listener = handlers.Listener(queue)
+        listener = handlers.Listener(queue, told)
         watches = [
             Watch(cluster, queue, children, plural, namespace, settings.resync_seconds)
             for plural in KINDS

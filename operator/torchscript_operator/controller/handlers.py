@@ -36,9 +36,11 @@ def at_rest(body: Json) -> bool:
 class Listener:
     """Remembers what was last asked of each model, and hands keys to the queue."""
 
-    def __init__(self, queue: Queue) -> None:
-        """Take the queue that keys go to."""
+    def __init__(self, queue: Queue, told: dict[Key, bytes] | None = None) -> None:
+        """Take the queue that keys go to, and where models at rest are kept for their first pass."""
         self.queue = queue
+        self.told = {} if told is None else told
+        """Models at rest, as JSON, as the first list has shown them; nothing newer has been heard of these."""
         self.census = Census()
         self.wishes: dict[Key, int] = {}
 
@@ -52,6 +54,7 @@ class Listener:
             return
         wanted = wish(body)
         if self.wishes.get(key) != wanted:
+            self.told.pop(key, None)
             self.wishes[key] = wanted
             self.queue.add(key, Rank.ASKED)
         self.census.note(key, body)
@@ -68,8 +71,19 @@ class Listener:
         self.wishes[key] = wanted
         return True
 
+    def keep(self, key: Key, body: Json) -> None:
+        """Spare the first pass over a model the reading of what a list has just shown, if there is nothing to do.
+
+        Not where events have told of another state: which of the two is older, nobody knows.
+        """
+        if at_rest(body) and self.wishes.get(key) == wish(body):
+            # Who has written which field is half of an object, and nothing to a pass.
+            metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+            self.told[key] = orjson.dumps({**body, "metadata": metadata})
+
     def forget(self, key: Key) -> None:
         """A model is gone, whether an event has told it or not."""
+        self.told.pop(key, None)
         self.wishes.pop(key, None)
         self.census.forget(key)
 

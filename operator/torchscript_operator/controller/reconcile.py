@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple, Self, TypeVar
@@ -75,11 +75,21 @@ class Reconciler:
     settings: Settings
     reader: Reader
     writer: Writer
+    told: dict[Key, bytes] = field(default_factory=dict)
+    """Models at rest, as JSON, as a list has shown them lately."""
 
     @classmethod
-    def over(cls, cluster: Cluster, settings: Settings, children: Children, looks: CloserLooks | None = None) -> Self:
+    def over(
+        cls,
+        cluster: Cluster,
+        settings: Settings,
+        children: Children,
+        looks: CloserLooks | None = None,
+        told: dict[Key, bytes] | None = None,
+    ) -> Self:
         """One that reads and writes a cluster."""
-        return cls(cluster, settings, Reader(cluster, children, looks or CloserLooks()), Writer(cluster, children))
+        reader, writer = Reader(cluster, children, looks or CloserLooks()), Writer(cluster, children)
+        return cls(cluster, settings, reader, writer, {} if told is None else told)
 
     async def plan(self, model: Model, now: datetime) -> tuple[Plan, Observed] | float:
         """Decide, and once more where the first decision rests on what only a closer look shows.
@@ -121,6 +131,11 @@ class Reconciler:
             raise
 
     async def _pass(self, key: Key) -> Later | Rest:
+        told = self.told.pop(key, None)
+        if told is not None:
+            planned = await self._nothing_to_do(orjson.loads(told))
+            if planned is not None:
+                return planned.requeue_seconds
         body = await self.cluster.model(key.namespace, key.name)
         if body is None:
             return None
@@ -138,6 +153,23 @@ class Reconciler:
                 return AGAIN_SECONDS
             body["metadata"]["resourceVersion"] = written["metadata"]["resourceVersion"]
         return await self._carry_out(model, body, now)
+
+    async def _nothing_to_do(self, body: Json) -> Plan | None:
+        """The plan for a model as it was lately, if nothing is done or told by it: so that being late does no harm.
+
+        What has changed since then asks for a pass of its own.
+        """
+        now = self.cluster.clock.now()
+        try:
+            model = Model.parse(body)
+        except ValidationError:
+            return None
+        observed = await self.reader.observe(model)
+        planned = planning.plan(model, self.settings, observed, now)
+        held = deletion.finalizers(model, self.settings, body["metadata"].get("finalizers", ()))
+        busy = planned.delete or planned.create or planned.apply or planned.look_closer or planned.look_for_events
+        is_idle = held is None and not busy and "deletionTimestamp" not in body["metadata"]
+        return planned if is_idle and dump_status(planned.status) == body.get("status") else None
 
     async def _carry_out(self, model: Model, body: Json, now: datetime) -> Later | Rest:
         decided = await self.plan(model, now)
