@@ -20,6 +20,7 @@ from torchscript_operator.controller.connection import ApiError
 from torchscript_operator.controller.handlers import Listener
 from torchscript_operator.controller.queue import Key, Later, Queue, Rank, Rest, Slow
 from torchscript_operator.controller.reconcile import Reconciler
+from torchscript_operator.controller.shown import Shown
 from torchscript_operator.controller.watch import Watch
 
 TICK_SECONDS = 1.0
@@ -79,10 +80,10 @@ class Operator:
         self.race = race
         self.children = Children()
         self.looks = CloserLooks(asyncio.get_running_loop().time)
-        told: dict[Key, bytes] = {}
-        self.reconciler = Reconciler.over(race.server, SETTINGS, self.children, self.looks, told)  # type: ignore[arg-type]
+        shown = Shown()
+        self.reconciler = Reconciler.over(race.server, SETTINGS, self.children, self.looks, shown)  # type: ignore[arg-type]
         self.queue = _Queue(race, self._pass)
-        self.listener = Listener(self.queue, told)
+        self.listener = Listener(self.queue, shown)
         self.watches = {
             plural: Watch(race.server, self.queue, self.children, plural, None, 0.0)  # type: ignore[arg-type]
             for plural in KINDS
@@ -92,8 +93,9 @@ class Operator:
         """Know what there is, then work."""
         for plural in KINDS:
             await self.lists(plural)
-        await self._answered(self._looks_fully)
-        await self.queue.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._answered(self._looks_fully))
+            group.create_task(self.queue.run())
 
     async def lists(self, plural: str) -> None:
         """Begin a watch anew."""

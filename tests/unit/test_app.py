@@ -12,6 +12,7 @@ from torchscript_operator.controller.handlers import Listener
 from torchscript_operator.controller.model import Json
 from torchscript_operator.controller.queue import Key, Rank
 from torchscript_operator.controller.settings import Settings
+from torchscript_operator.controller.shown import Shown
 
 SETTINGS = Settings(worker_image="w")
 AT_REST = [("Ready", "True"), ("Reconciling", "False"), ("Stalled", "False")]
@@ -61,7 +62,7 @@ class Signs:
 
 @pytest.fixture
 def listener() -> Listener:
-    return Listener(Keys())  # type: ignore[arg-type]
+    return Listener(Keys(), Shown())  # type: ignore[arg-type]
 
 
 def queued(listener: Listener) -> list[str]:
@@ -129,12 +130,12 @@ async def test_models_at_rest_are_kept_by_the_first_look_as_leader_alone(
     leading = asyncio.Event()
     both = [body("well"), body("stuck", [("Ready", "False")])]
     task, _ = await run(Server(both, both, [*both, body("later")]), listener, leading)
-    assert listener.told == {}
+    assert listener.shown._bodies == {}
     leading.set()
     for _ in range(20):
         await asyncio.sleep(0)
     task.cancel()
-    assert [key.name for key in listener.told] == ["well"]
+    assert [key.name for key in listener.shown._bodies] == ["well"]
     assert Key("ml", "later") in listener.wishes
 
 

@@ -11,6 +11,7 @@ import pytest
 from torchscript_operator.controller import handlers
 from torchscript_operator.controller.handlers import Listener
 from torchscript_operator.controller.queue import Key, Rank
+from torchscript_operator.controller.shown import Shown
 
 
 class Keys:
@@ -35,7 +36,7 @@ def keys() -> Keys:
 
 @pytest.fixture
 def listener(keys: Keys) -> Listener:
-    return Listener(keys)  # type: ignore[arg-type]
+    return Listener(keys, Shown())  # type: ignore[arg-type]
 
 
 async def see(listener: Listener, kind: str | None, found: dict[str, Any]) -> None:
@@ -141,7 +142,7 @@ async def test_nobody_to_log_in_as_is_left_to_kopf_to_tell(monkeypatch: pytest.M
 
 async def test_kopf_can_wait_for_the_connection() -> None:
     registry = kopf.OperatorRegistry()
-    handlers.register(registry, Listener(Keys()), handlers.Login())  # type: ignore[arg-type]
+    handlers.register(registry, Listener(Keys(), Shown()), handlers.Login())  # type: ignore[arg-type]
     (login,) = [each for each in registry._activities.get_all_handlers() if each.activity.name == "AUTHENTICATION"]
     assert inspect.iscoroutinefunction(login.fn)
 
@@ -171,7 +172,7 @@ def shown(listener: Listener, found: dict[str, Any]) -> dict[Key, bytes]:
     key = Key("ml", "minilm")
     listener.is_news(key, found)
     listener.keep(key, found)
-    return listener.told
+    return listener.shown._bodies
 
 
 async def test_model_at_rest_is_kept_as_a_list_shows_it(listener: Listener) -> None:
@@ -196,9 +197,9 @@ async def test_model_is_kept_until_an_event_tells_otherwise(
     well = {**body(), "status": WELL}
     assert shown(listener, well)
     await see(listener, "ADDED", well)
-    assert listener.told
+    assert listener.shown._bodies
     await see(listener, *event)
-    assert listener.told == {}
+    assert listener.shown._bodies == {}
 
 
 async def test_list_that_is_older_than_the_last_event_hides_no_event_to_come(listener: Listener, keys: Keys) -> None:

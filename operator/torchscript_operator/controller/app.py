@@ -26,6 +26,7 @@ from torchscript_operator.controller.lease import Alone, Elector, Leadership, na
 from torchscript_operator.controller.queue import Key, Queue, Rank
 from torchscript_operator.controller.reconcile import Reconciler
 from torchscript_operator.controller.settings import Settings
+from torchscript_operator.controller.shown import Shown
 from torchscript_operator.controller.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ async def resync(
             rank = Rank.LOOK if looks else Rank.REPORTED
             everything, keep = looks % LOOKS_TO_EVERYTHING == 0, led and looks == 0
             await full_look(cluster, listener, settings, rank, everything=everything, keep=keep)
+            if keep:
+                listener.shown.close()
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND and not state.started:
                 # kopf would wait silently for a resource that is not there.
@@ -158,12 +161,12 @@ async def run(settings: Settings, port: int = health.PORT) -> None:
         tracer = stack.enter_context(tracing.exporting(os.environ))
         turn = leadership(cluster, settings)
         children = Children()
-        told: dict[Key, bytes] = {}
-        reconciler = Reconciler.over(replace(cluster, may_write=turn.leads), settings, children, told=told)
+        shown = Shown()
+        reconciler = Reconciler.over(replace(cluster, may_write=turn.leads), settings, children, shown=shown)
         queue = Queue(tracing.traced(reconciler, tracer), settings.workers, turn.leading.is_set)
         # Else a model whose pass has failed meanwhile would wait for minutes that nobody needs.
         calls.at_return = queue.relieve
-        listener = handlers.Listener(queue, told)
+        listener = handlers.Listener(queue, shown)
         watches = [
             Watch(cluster, queue, children, plural, namespace, settings.resync_seconds)
             for plural in KINDS

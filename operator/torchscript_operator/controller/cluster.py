@@ -24,8 +24,8 @@ FORCED = {"fieldManager": MANAGER, "force": "true"}
 """A server-side apply that takes its fields from whoever had them."""
 NO_VERSION = "1"
 """The resourceVersion of no object: etcd gives the first thing that is ever stored in it the second."""
-PAGE_SIZE = 100
-"""Objects in one page of a list; a parsed pod takes some 50 KiB, and several lists are read at once."""
+PAGE_SIZE = 500
+"""Objects in one page of a list, as in client-go's pager: a page costs the server some 40 ms beside its objects."""
 PATHS = {
     API_VERSION: PLURAL,
     "batch/v1": "jobs",
@@ -86,8 +86,12 @@ class Cluster(Connection):
                 collection(api_version, namespace, plural),
                 query={"labelSelector": selector, "fieldSelector": fields, "limit": PAGE_SIZE, "continue": token},
             )
-            yield page["items"], page["metadata"]["resourceVersion"]
-            token = page["metadata"].get("continue")
+            items, metadata = page["items"], page["metadata"]
+            del page
+            yield items, metadata["resourceVersion"]
+            # Several lists are read at once, and a parsed pod takes some 50 KiB: who waits for a page holds no other.
+            items.clear()
+            token = metadata.get("continue")
             if not token:
                 return
 

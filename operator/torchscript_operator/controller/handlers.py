@@ -15,6 +15,7 @@ from torchscript_operator.controller import cluster, metrics
 from torchscript_operator.controller.census import Census
 from torchscript_operator.controller.model import Json
 from torchscript_operator.controller.queue import Key, Queue, Rank
+from torchscript_operator.controller.shown import Shown
 
 
 def wish(body: Json) -> int:
@@ -36,11 +37,10 @@ def at_rest(body: Json) -> bool:
 class Listener:
     """Remembers what was last asked of each model, and hands keys to the queue."""
 
-    def __init__(self, queue: Queue, told: dict[Key, bytes] | None = None) -> None:
+    def __init__(self, queue: Queue, shown: Shown) -> None:
         """Take the queue that keys go to, and where models at rest are kept for their first pass."""
         self.queue = queue
-        self.told = {} if told is None else told
-        """Models at rest, as JSON, as the first list has shown them; nothing newer has been heard of these."""
+        self.shown = shown
         self.census = Census()
         self.wishes: dict[Key, int] = {}
 
@@ -54,7 +54,7 @@ class Listener:
             return
         wanted = wish(body)
         if self.wishes.get(key) != wanted:
-            self.told.pop(key, None)
+            self.shown.drop(key)
             self.wishes[key] = wanted
             self.queue.add(key, Rank.ASKED)
         self.census.note(key, body)
@@ -77,13 +77,11 @@ class Listener:
         Not where events have told of another state: which of the two is older, nobody knows.
         """
         if at_rest(body) and self.wishes.get(key) == wish(body):
-            # Who has written which field is half of an object, and nothing to a pass.
-            metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-            self.told[key] = orjson.dumps({**body, "metadata": metadata})
+            self.shown.keep(key, body)
 
     def forget(self, key: Key) -> None:
         """A model is gone, whether an event has told it or not."""
-        self.told.pop(key, None)
+        self.shown.drop(key)
         self.wishes.pop(key, None)
         self.census.forget(key)
 

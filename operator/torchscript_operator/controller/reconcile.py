@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple, Self, TypeVar
@@ -25,6 +25,7 @@ from torchscript_operator.controller.plan import Plan
 from torchscript_operator.controller.queue import Key, Later, Rest, Slow
 from torchscript_operator.controller.reading import Reader
 from torchscript_operator.controller.settings import Settings
+from torchscript_operator.controller.shown import Shown
 from torchscript_operator.controller.writing import Writer
 
 logger = logging.getLogger(__name__)
@@ -75,8 +76,7 @@ class Reconciler:
     settings: Settings
     reader: Reader
     writer: Writer
-    told: dict[Key, bytes] = field(default_factory=dict)
-    """Models at rest, as JSON, as a list has shown them lately."""
+    shown: Shown
 
     @classmethod
     def over(
@@ -85,11 +85,11 @@ class Reconciler:
         settings: Settings,
         children: Children,
         looks: CloserLooks | None = None,
-        told: dict[Key, bytes] | None = None,
+        shown: Shown | None = None,
     ) -> Self:
         """One that reads and writes a cluster."""
         reader, writer = Reader(cluster, children, looks or CloserLooks()), Writer(cluster, children)
-        return cls(cluster, settings, reader, writer, {} if told is None else told)
+        return cls(cluster, settings, reader, writer, shown or Shown())
 
     async def plan(self, model: Model, now: datetime) -> tuple[Plan, Observed] | float:
         """Decide, and once more where the first decision rests on what only a closer look shows.
@@ -131,11 +131,9 @@ class Reconciler:
             raise
 
     async def _pass(self, key: Key) -> Later | Rest:
-        told = self.told.pop(key, None)
-        if told is not None:
-            planned = await self._nothing_to_do(orjson.loads(told))
-            if planned is not None:
-                return planned.requeue_seconds
+        shown = self.shown.take(key)
+        if shown is not None and (planned := await self._nothing_to_do(shown)) is not None:
+            return planned.requeue_seconds
         body = await self.cluster.model(key.namespace, key.name)
         if body is None:
             return None
