@@ -87,8 +87,8 @@ class Reader:
         programs.mkdir()
         for name in ("kubectl", "helm"):
             (programs / name).symlink_to(binary(name))
-        self._script(programs / "kustomize", 'shift\nexec kubectl kustomize "$@"')  # kubectl has all of it
-        self._script(programs / "browser", f'echo "$@" >>{shlex.quote(str(folder / "browsed"))}')
+        self.script(programs / "kustomize", 'shift\nexec kubectl kustomize "$@"')  # kubectl has all of it
+        self.script(programs / "browser", f'echo "$@" >>{shlex.quote(str(folder / "browsed"))}')
         self.browsed = folder / "browsed"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), kept["PATH"]])
@@ -106,7 +106,8 @@ class Reader:
         return cls(folder, swaps, KUBECONFIG=own, KUBECACHEDIR=cache, AWS_EC2_METADATA_DISABLED="true")
 
     @staticmethod
-    def _script(path: Path, text: str) -> None:
+    def script(path: Path, text: str) -> None:
+        """A program."""
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(0o755)
 

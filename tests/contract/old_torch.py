@@ -56,7 +56,7 @@ def _make(found: Path) -> None:
         _run(
             ["mmdebstrap", "--quiet", "--variant=minbase", *options, f"--include={','.join(DEBIAN)}", SUITE, str(made)]
         )
-        install = [_uv(), "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--link-mode=copy"]
+        install = [uv(), "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--link-mode=copy"]
         install += ["--python-version=3.11", "--python-platform=x86_64-manylinux_2_28", f"--target={made}{SITE}"]
         _run([*install, "--require-hashes", "-r", str(REQUIREMENTS)])
         _run([*install, NUMPY])
@@ -66,7 +66,8 @@ def _make(found: Path) -> None:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _uv() -> str:
+def uv() -> str:
+    """The program that makes environments of Python. FileNotFoundError where it is not there."""
     built = ROOT / "build/uv/bin/uv"
     found = str(built) if built.exists() else shutil.which("uv")
     if found is None:

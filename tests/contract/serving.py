@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -23,6 +23,9 @@ from torchscript_operator.artifact.request import (
     ServeRequest,
     StoreLocation,
 )
+
+if TYPE_CHECKING:
+    from tests.reader import Typed
 
 DEADLINE_SECONDS = 120
 """For a start on a busy machine; a quiet one needs three seconds."""
@@ -138,3 +141,11 @@ def pod(request: ServeRequest | str, folder: Path, environment: dict[str, str] |
         finally:
             process.kill()
             process.wait()
+
+
+def answers(typed: "Typed") -> None:
+    """A `tsm run` of `tiny.write_sentence_model` proves it, and answers until Ctrl-C."""
+    url = typed.says(r"answers at (http://\S+)\s")[1]
+    answer = httpx.post(f"{url}/v1/embeddings", json={"model": "minilm", "input": ["Hello."]})
+    assert len(answer.json()["data"][0]["embedding"]) == 32
+    assert typed.ctrl_c() == 0

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 
 from tests.contract import hub, tiny
 from tests.contract.s3 import S3Server
-from tests.reader import Reader, Typed
+from tests.contract.serving import answers
+from tests.reader import Reader
 
 REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -17,9 +17,7 @@ REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model in place of all-MiniLM-L6-v2, with as many positions."""
-    folder = tiny.write_model(tmp_path_factory.mktemp("source") / "all-MiniLM-L6-v2", max_position_embeddings=512)
-    tiny.write_pooling(folder, "mean", normalize=True)
-    return folder
+    return tiny.write_sentence_model(tmp_path_factory.mktemp("source") / "all-MiniLM-L6-v2")
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +31,6 @@ def reader(source: Path, s3: S3Server, tmp_path_factory: pytest.TempPathFactory)
         made = Reader(folder, {"tsm run": "tsm run --port 0"}, HF_ENDPOINT=served.endpoint, **own, **aws)
         (made.folder / "all-MiniLM-L6-v2").symlink_to(source)
         yield made
-
-
-def answers(typed: Typed) -> None:
-    """A `tsm run` proves a model, and answers until Ctrl-C."""
-    url = typed.says(r"answers at (http://\S+)\s")[1]
-    answer = httpx.post(f"{url}/v1/embeddings", json={"model": "minilm", "input": ["Hello."]})
-    assert len(answer.json()["data"][0]["embedding"]) == 32
-    assert typed.ctrl_c() == 0
 
 
 def test_model_runs_and_its_artifact_is_looked_at(reader: Reader, s3: S3Server) -> None:

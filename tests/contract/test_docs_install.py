@@ -6,15 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.contract import hub, tiny
+from tests.contract import hub, old_torch, tiny
+from tests.contract.serving import answers
 from tests.reader import SECONDS, Reader
 from tests.unit.pages import ROOT
 
 CHECKOUT = ("pyproject.toml", "README.md", "LICENSE")
-UV = ROOT / "build/uv/bin/uv"
 LOCKED = ROOT / "tests/requirements.txt"
 IMPORTS = """
 import importlib, pkgutil, sys
@@ -61,20 +60,14 @@ def test_pip_installs_what_the_command_line_needs_for_a_cluster(tmp_path: Path) 
 
 @pytest.mark.timeout(2 * SECONDS)
 def test_extras_suffice_to_export_verify_and_serve_on_this_machine(tmp_path: Path) -> None:
-    source = tiny.write_model(tmp_path / "model", max_position_embeddings=512)
-    tiny.write_pooling(source, "mean", normalize=True)
+    source = tiny.write_sentence_model(tmp_path / "model")
     with hub.serving(source, "sentence-transformers/all-MiniLM-L6-v2") as served:
         own = {"HF_ENDPOINT": served.endpoint, "HF_HOME": tmp_path / "hub", "UV_CONSTRAINT": LOCKED}
         made = reader(tmp_path, **own)
         # pip would load gigabytes for every run; uv has them, and takes the same arguments.
-        program = tmp_path / "programs/pip"
-        program.write_text(f'#!/bin/sh\nexec {UV} pip "$@"\n')
-        program.chmod(0o755)
+        made.script(tmp_path / "programs/pip", f'exec {old_torch.uv()} pip "$@"')
         (tmp_path / "venv/bin/pip").unlink()
         with made.starts("pip install '.[cli,export,serve]'") as typed:
             typed.ends()
         with made.starts("tsm run examples/least.yaml") as typed:
-            url = typed.says(r"answers at (http://\S+)\s")[1]
-            answer = httpx.post(f"{url}/v1/embeddings", json={"model": "minilm", "input": ["Hello."]})
-            assert len(answer.json()["data"][0]["embedding"]) == 32
-            assert typed.ctrl_c() == 0
+            answers(typed)

@@ -125,6 +125,13 @@ def write_model(folder: Path, **config: int) -> Path:
     return folder
 
 
+def write_sentence_model(folder: Path) -> Path:
+    """A small model in place of all-MiniLM-L6-v2, with as many positions."""
+    write_model(folder, max_position_embeddings=512)
+    write_pooling(folder, "mean", normalize=True)
+    return folder
+
+
 def write_pooling(folder: Path, mode: str, *, normalize: bool) -> None:
     """Write sentence-transformers' files as its version 3 does."""
     modules = [

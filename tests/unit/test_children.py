@@ -338,15 +338,21 @@ def test_service_that_was_only_seen_or_is_gone_is_not_as_applied() -> None:
     assert not children.is_as_applied(wanted)
 
 
+def first_heard(world: World, entries: list[Json]) -> Children:
+    """What is remembered once a list has shown a Service with such entries of who has written to it."""
+    children, body = known(world, but="services"), service(world)
+    body["metadata"]["managedFields"] = entries
+    children.note("services", body)
+    return children
+
+
 OURS: Json = {"manager": "torchscript-operator", "operation": "Apply", "apiVersion": "v1", "fieldsV1": {}}
 
 
 def test_service_that_nobody_else_has_written_to_is_as_applied_when_first_heard_of() -> None:
     world = World()
     world.serves()
-    children, body = known(world, but="services"), service(world)
-    body["metadata"]["managedFields"] = [OURS]
-    children.note("services", body)
+    children = first_heard(world, [OURS])
     assert children.is_as_applied(serving.service(world.model))
     world.edit(serving={"tls": {"secretName": "minilm-tls"}})
     assert not children.is_as_applied(serving.service(world.model))
@@ -366,10 +372,7 @@ def test_service_that_nobody_else_has_written_to_is_as_applied_when_first_heard_
 def test_service_that_somebody_else_has_written_to_is_read(entries: list[Json]) -> None:
     world = World()
     world.serves()
-    children, body = known(world, but="services"), service(world)
-    body["metadata"]["managedFields"] = entries
-    children.note("services", body)
-    assert not children.is_as_applied(serving.service(world.model))
+    assert not first_heard(world, entries).is_as_applied(serving.service(world.model))
 
 
 def test_service_that_is_known_already_is_not_taken_for_ours_alone() -> None:

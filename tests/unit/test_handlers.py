@@ -170,8 +170,7 @@ WELL = {
 def shown(listener: Listener, found: dict[str, Any]) -> dict[Key, bytes]:
     """What is kept of a model that a list shows."""
     key = Key("ml", "minilm")
-    listener.is_news(key, found)
-    listener.keep(key, found)
+    listener.is_news(key, found, keep=True)
     return listener.shown._bodies
 
 

@@ -258,6 +258,19 @@ def test_artifact_that_failed_is_not_tried_again_after_a_pin_that_failed_too() -
     assert world.condition(conditions.AVAILABLE).message == before
 
 
+def test_pin_that_has_ended_tells_no_more_of_what_failed() -> None:
+    world = served("ab")
+    rollback(world, "a")
+    world.rollout_hangs(late=True)
+    world.settle()
+    world.rollout_ends()
+    world.edit(source=source("c"))
+    world.serves("c")
+    found = pinned(world)
+    assert found is not None
+    assert (found.ended, found.failed_digest, found.last_failure) == (True, None, None)
+
+
 def test_pin_that_failed_is_tried_again_when_a_person_says_so() -> None:
     world = served("ab")
     rollback(world, "a")

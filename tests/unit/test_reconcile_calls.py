@@ -119,7 +119,7 @@ def strangers(kind: str) -> Json:
     }
 
 
-async def served() -> Site:
+def served() -> Site:
     """A model that serves, and of which everything is said."""
     world = World()
     world.serves()
@@ -129,14 +129,14 @@ async def served() -> Site:
 
 
 async def test_first_pass_over_a_model_at_rest_takes_it_as_the_list_has_shown_it() -> None:
-    site = await served()
+    site = served()
     site.reconciler.shown.keep(KEY, site.world.body)
     assert await site.makes_pass() == ["get deployments"]
     assert await site.makes_pass() == ["get model", "get deployments"]
 
 
 async def test_model_that_has_changed_since_a_list_has_shown_it_is_read() -> None:
-    site = await served()
+    site = served()
     site.reconciler.shown.keep(KEY, site.world.body)
     site.world.deployments["minilm-cpu"]["spec"]["replicas"] = 7
     calls = await site.makes_pass()
@@ -145,21 +145,21 @@ async def test_model_that_has_changed_since_a_list_has_shown_it_is_read() -> Non
 
 async def test_model_that_has_had_a_pass_is_read_whatever_a_list_shows() -> None:
     """The list may have begun before that pass wrote what no later pass would then find to be over."""
-    site = await served()
+    site = served()
     await site.makes_pass()
     site.reconciler.shown.keep(KEY, site.world.body)
     assert await site.makes_pass() == ["get model", "get deployments"]
 
 
 async def test_nothing_is_kept_once_the_first_look_is_over() -> None:
-    site = await served()
+    site = served()
     site.reconciler.shown.close()
     site.reconciler.shown.keep(KEY, site.world.body)
     assert await site.makes_pass() == ["get model", "get deployments"]
 
 
 async def test_late_list_of_a_model_does_no_harm() -> None:
-    site = await served()
+    site = served()
     old = copy.deepcopy(site.world.body)
     site.world.edit(source={"s3": {"uri": "s3://models/second"}})
     await site.makes_pass()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torchscript_operator.api import conditions
-from torchscript_operator.api.v1alpha1.status import FailureStatus
+from torchscript_operator.api.v1alpha1.status import FailureStatus, ServingTargetStatus
 from torchscript_operator.artifact.failures import CLASSES, FailureReason
 from torchscript_operator.cli import advice
 from torchscript_operator.cli.cluster.read import ModelView
@@ -103,8 +103,7 @@ def of_model(view: ModelView) -> list[Trouble]:
     stalled = view.condition(conditions.STALLED)
     if stalled is not None and stalled.status == "True" and not any(it.reason == stalled.reason for it in found):
         deployments = view.model.status.serving.targets if view.model.status.serving else ()
-        failed = [it for it in deployments if it.last_failure or (it.pinned and it.pinned.last_failure)]
-        rolled_back = stalled.reason == conditions.ROLLED_BACK and bool(failed)
+        rolled_back = stalled.reason == conditions.ROLLED_BACK and any(map(_of_deployment, deployments))
         if not rolled_back:
             message = stalled.message.removesuffix(RETRY_HINT).rstrip()
             step = next_step(stalled.reason, _named(view))
@@ -121,6 +120,11 @@ def _of_parts(view: ModelView) -> Iterator[Trouble]:
         if target.last_failure is not None:
             yield _trouble(f"target {target.name}", target.last_failure, name)
     for serving in view.model.status.serving.targets if view.model.status.serving else ():
-        for failure in (serving.last_failure, serving.pinned.last_failure if serving.pinned else None):
-            if failure is not None:
-                yield _trouble(f"Deployment {serving.deployment}", failure, name)
+        for failure in _of_deployment(serving):
+            yield _trouble(f"Deployment {serving.deployment}", failure, name)
+
+
+def _of_deployment(serving: ServingTargetStatus) -> list[FailureStatus]:
+    """What failed of the newest artifact, and of the pinned one."""
+    told = (serving.last_failure, serving.pinned.last_failure if serving.pinned else None)
+    return [failure for failure in told if failure is not None]

@@ -58,9 +58,7 @@ async def full_look(
             for body in bodies:
                 key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
                 gone.discard(key)
-                news = listener.is_news(key, body)
-                if keep:
-                    listener.keep(key, body)
+                news = listener.is_news(key, body, keep=keep)
                 if everything or news or not handlers.at_rest(body):
                     listener.queue.add(key, Rank.REPORTED if news else rank)
     # A watch that begins anew with a list says nothing of what went in between.

@@ -86,12 +86,10 @@ class Cluster(Connection):
                 collection(api_version, namespace, plural),
                 query={"labelSelector": selector, "fieldSelector": fields, "limit": PAGE_SIZE, "continue": token},
             )
-            items, metadata = page["items"], page["metadata"]
-            del page
-            yield items, metadata["resourceVersion"]
+            yield page["items"], page["metadata"]["resourceVersion"]
             # Several lists are read at once, and a parsed pod takes some 50 KiB: who waits for a page holds no other.
-            items.clear()
-            token = metadata.get("continue")
+            page["items"].clear()
+            token = page["metadata"].get("continue")
             if not token:
                 return
 

@@ -91,7 +91,7 @@ def _named(values: Json | None) -> str:
 def unschedulable(pod: Json, fields: Fields) -> Finding | None:
     """The scheduler found no node: its own words, and which of our constraints they are about."""
     scheduled = condition(pod, "PodScheduled")
-    if scheduled is None or scheduled["status"] != "False" or gated(pod, fields) is not None:
+    if scheduled is None or scheduled["status"] != "False":
         return None
     said: str = scheduled.get("message", "no node fits")
     spec = pod["spec"]

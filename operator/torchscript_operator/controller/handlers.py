@@ -59,25 +59,19 @@ class Listener:
             self.queue.add(key, Rank.ASKED)
         self.census.note(key, body)
 
-    def is_news(self, key: Key, body: Json) -> bool:
+    def is_news(self, key: Key, body: Json, *, keep: bool = False) -> bool:
         """Take in a model as a list shows it; returns whether no event has told of it as it is.
 
         The list may be older than the last event. What that has told stays: the event of what is put back as it was
-        before would else be no news.
+        before would else be no news. keep: a model at rest that no event has told otherwise is kept for its first pass.
         """
         wanted = wish(body)
-        if key in self.wishes:
-            return self.wishes[key] != wanted
-        self.wishes[key] = wanted
-        return True
-
-    def keep(self, key: Key, body: Json) -> None:
-        """Spare the first pass over a model the reading of what a list has just shown, if there is nothing to do.
-
-        Not where events have told of another state: which of the two is older, nobody knows.
-        """
-        if at_rest(body) and self.wishes.get(key) == wish(body):
+        known = self.wishes.get(key)
+        if known is None:
+            self.wishes[key] = wanted
+        if keep and known in {None, wanted} and at_rest(body):
             self.shown.keep(key, body)
+        return known != wanted
 
     def forget(self, key: Key) -> None:
         """A model is gone, whether an event has told it or not."""

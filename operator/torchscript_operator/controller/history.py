@@ -137,7 +137,7 @@ def pins(model: Model, statuses: Mapping[str, TargetStatus], settings: Settings)
             waits = True
             continue
         if before and (before.ended or (before.request != request and status.state == "Proven")):
-            found[target.name] = Pin(before.model_copy(update={"ended": True}), None)
+            found[target.name] = Pin(PinStatus(to=wanted, request=before.request, ended=True), None)
             continue
         fitting = {item.artifact.digest: item for item in candidates(model, status) if _matches(item, wanted)}
         if len(fitting) == 1:

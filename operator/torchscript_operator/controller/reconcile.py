@@ -162,12 +162,12 @@ class Reconciler:
             model = Model.parse(body)
         except ValidationError:
             return None
-        observed = await self.reader.observe(model)
-        planned = planning.plan(model, self.settings, observed, now)
         held = deletion.finalizers(model, self.settings, body["metadata"].get("finalizers", ()))
+        if held is not None or "deletionTimestamp" in body["metadata"]:
+            return None
+        planned = planning.plan(model, self.settings, await self.reader.observe(model), now)
         busy = planned.delete or planned.create or planned.apply or planned.look_closer or planned.look_for_events
-        is_idle = held is None and not busy and "deletionTimestamp" not in body["metadata"]
-        return planned if is_idle and dump_status(planned.status) == body.get("status") else None
+        return None if busy or _News.of(model, body, planned, now) else planned
 
     async def _carry_out(self, model: Model, body: Json, now: datetime) -> Later | Rest:
         decided = await self.plan(model, now)
